@@ -1,0 +1,113 @@
+# Everything starts here; `make help` lists the targets.
+#
+# One job at a time, whatever -j says: two pips must not write one .venv, and `make clean test`
+# means first the one and then the other.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3.11 python3
+ARGS ?=
+PYTEST := $(BIN)/python -m pytest
+TYPED := meta_cni delegates examples
+COVERED := meta_cni/cni meta_cni/engine
+BRANCHES_PERCENT := 95
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help run test check lint types fast golden clean reference-plugins FORCE
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+run: $(VENV)/.run ## attach two telco pods on this kernel, in a private namespace (ARGS=--keep leaves them up)
+	@exec $(BIN)/python examples/run.py $(ARGS)
+
+test: lint types reference-plugins ## everything: lint, types, all tests on this kernel, branch coverage
+	@$(PYTEST) $(COVERED:%=--cov=%) --cov-branch --cov-report=term:skip-covered \
+		--cov-report=json:.coverage.json --branches-at-least=$(BRANCHES_PERCENT)
+
+check: lint types fast ## lint, types and the fast tests, in under a minute
+
+lint: $(VENV)/.test ## ruff
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test ## mypy --strict
+	@$(BIN)/mypy --strict $(TYPED)
+
+fast: $(VENV)/.test ## every test that is not marked slow
+	@$(PYTEST) -m "not slow"
+
+golden: $(VENV)/.test ## write the golden files anew; read the diff before committing it
+	@$(PYTEST) -m "not slow" --golden
+
+clean: ## remove everything made here, the virtual environment included
+	@rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# As root, a Debian package that is missing is installed; the lists of a fresh image are empty, hence the second try.
+define APT_INSTALL
+apt_install() {
+	local install="apt-get install -y -qq --no-install-recommends $$*"
+	export DEBIAN_FRONTEND=noninteractive
+	{ $$install 2>/dev/null || { apt-get update -qq && $$install; }; } </dev/null >/dev/null
+}
+may_apt() { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+endef
+
+# A virtual environment knows its own path; one that was copied or moved here is made again.
+ifneq ($(file <$(VENV)/.made),$(CURDIR))
+$(VENV)/.made: FORCE
+endif
+$(VENV)/.made:
+	@$(APT_INSTALL)
+	recent() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+	python=
+	for name in $(PYTHON); do if recent "$$name"; then python=$$name; break; fi; done
+	if [ -z "$$python" ]; then
+		echo "no Python 3.11 or newer among: $(PYTHON); install one, or name it: make PYTHON=/path/to/python3" >&2
+		exit 1
+	fi
+	package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+	make_venv() { rm -rf $(VENV); "$$python" -m venv $(VENV); }
+	echo "making $(VENV) with $$("$$python" --version) ..."
+	if ! reason=$$(make_venv 2>&1); then
+		if ! may_apt; then
+			rm -rf $(VENV)
+			echo "$$reason" >&2
+			echo "$$python makes no virtual environment here; on Debian, as root: apt-get install $$package" >&2
+			exit 1
+		fi
+		echo "installing $$package ..."
+		apt_install "$$package"
+		make_venv
+	fi
+	printf '%s' '$(CURDIR)' >$@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml
+	@echo "installing into $(VENV) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml
+	@echo "installing into $(VENV), with the test tools ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $(VENV)/.run $@
+
+# The reference plugins are compared with ours, side by side; tests that need them skip where they are not.
+reference-plugins:
+	@$(APT_INSTALL)
+	for directory in /usr/lib/cni /opt/cni/bin; do if [ -x "$$directory/bridge" ]; then exit 0; fi; done
+	if ! may_apt; then
+		echo "no reference CNI plugins here: their tests will skip; on Debian, as root: apt-get install containernetworking-plugins"
+		exit 0
+	fi
+	echo "installing containernetworking-plugins ..."
+	if ! apt_install containernetworking-plugins; then
+		echo "no reference CNI plugins: their tests will skip"
+		[ "$${CI:-}" != true ]
+	fi

@@ -1,0 +1,1 @@
+"""The CustomResourceDefinitions, installed as meta_cni.crds: the schemas in them are the only ones."""

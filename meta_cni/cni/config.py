@@ -1,0 +1,461 @@
+"""
+Network configurations, kept as the administrator wrote them.
+
+A plugin gets exactly the bytes of every key that we do not have to change: a number keeps
+its format, an unknown key its place. So a configuration is held as the JSON text of its
+members (RawObject), and only the members that the specification has the runtime inject are
+put in or replaced ("Section 4: Derived execution configuration").
+
+Go's decoder, which every reference plugin uses, takes object keys in any case. Known keys
+are therefore found in any case here as well, with a warning.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+from meta_cni.cni import version as versions
+from meta_cni.cni.errors import BadConfig, DecodeFailure
+from meta_cni.cni.request import NAME
+from meta_cni.cni.result import Address, InterfaceAddress, Network
+
+LIST_KEYS = (
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+    "plugins",
+)
+COMMON_KEYS = (
+    "cniVersion",
+    "name",
+    "type",
+    "capabilities",
+    "ipam",
+    "dns",
+    "args",
+    "runtimeConfig",
+    "prevResult",
+)
+"""The keys every plugin configuration may have."""
+
+
+def _refuse_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def decode(text: str | bytes, what: str) -> object:
+    """Decode one JSON document; raises DecodeFailure telling where it breaks."""
+    try:
+        value, end = _DECODER.raw_decode(as_text(text, what).strip())
+    except RecursionError:
+        raise DecodeFailure(f"decode {what}: nested too deeply") from None
+    except ValueError as error:
+        raise DecodeFailure(f"decode {what}: {_json_problem(error)}") from None
+    if end != len(as_text(text, what).strip()):
+        raise DecodeFailure(f"decode {what}: more than one JSON document")
+    return value
+
+
+def as_text(text: str | bytes, what: str) -> str:
+    """UTF-8 text; a byte order mark is passed over. Raises DecodeFailure."""
+    if isinstance(text, str):
+        return text
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DecodeFailure(f"decode {what}: byte {error.start} is not UTF-8") from None
+
+
+def _json_problem(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at line {error.lineno} column {error.colno}"
+    return str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class RawObject:
+    """A JSON object as ordered members, each with the text that its value was written as."""
+
+    members: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, text: str | bytes, what: str) -> "RawObject":
+        """Raises DecodeFailure when it is not exactly one JSON object."""
+        value = decode(text, what)
+        if not isinstance(value, dict):
+            raise DecodeFailure(f"decode {what}: expected a JSON object, got {kind_of(value)}")
+        return cls(tuple(_split_members(as_text(text, what).strip())))
+
+    def values(self) -> dict[str, object]:
+        """The members decoded; of equal keys the last one counts, as in Go."""
+        return {key: _DECODER.decode(text) for key, text in self.members}
+
+    def text_of(self, key: str) -> str | None:
+        """The JSON text of a member: the key as written, else in any case."""
+        exact = [text for name, text in self.members if name == key]
+        folded = [text for name, text in self.members if name.casefold() == key.casefold()]
+        found = exact or folded
+        return found[-1] if found else None
+
+    def elements_of(self, key: str) -> tuple[str, ...]:
+        """The JSON text of each element of a member that is an array."""
+        text = self.text_of(key)
+        return () if text is None else tuple(_split_elements(text))
+
+    def put(self, key: str, value: object) -> "RawObject":
+        """The object with a member set (in place when it is there, in any case, else at the end)."""
+        return self.put_text(key, json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+
+    def put_text(self, key: str, text: str) -> "RawObject":
+        """As put(), with the value's JSON text."""
+        kept: list[tuple[str, str]] = []
+        is_put = False
+        for name, old in self.members:
+            if name.casefold() != key.casefold():
+                kept.append((name, old))
+            elif not is_put:
+                kept.append((key, text))
+                is_put = True
+        if not is_put:
+            kept.append((key, text))
+        return RawObject(tuple(kept))
+
+    def drop(self, key: str) -> "RawObject":
+        """The object without a member, in whatever case it was written."""
+        kept = (member for member in self.members if member[0].casefold() != key.casefold())
+        return RawObject(tuple(kept))
+
+    def text(self) -> str:
+        """The object as JSON text."""
+        return (
+            "{"
+            + ",".join(f"{json.dumps(key, ensure_ascii=False)}:{text}" for key, text in self.members)
+            + "}"
+        )
+
+
+def _skip_space(text: str, index: int) -> int:
+    while text[index] in " \t\n\r":
+        index += 1
+    return index
+
+
+def _split_members(text: str) -> Iterable[tuple[str, str]]:
+    """The members of an object that is known to be valid JSON."""
+    index = _skip_space(text, 1)
+    while text[index] != "}":
+        key, index = _DECODER.raw_decode(text, index)
+        start = _skip_space(text, _skip_space(text, index) + 1)
+        _, index = _DECODER.raw_decode(text, start)
+        yield key, text[start:index]
+        index = _skip_space(text, index)
+        if text[index] == ",":
+            index = _skip_space(text, index + 1)
+
+
+def _split_elements(text: str) -> Iterable[str]:
+    """The elements of an array that is known to be valid JSON."""
+    index = _skip_space(text, 1)
+    while text[index] != "]":
+        start = index
+        _, index = _DECODER.raw_decode(text, start)
+        yield text[start:index]
+        index = _skip_space(text, index)
+        if text[index] == ",":
+            index = _skip_space(text, index + 1)
+
+
+def kind_of(value: object) -> str:
+    """The JSON name of a value's type, for error texts."""
+    for kind, name in ((bool, "a boolean"), (str, "a string"), (dict, "an object"), (list, "a list")):
+        if isinstance(value, kind):
+            return name
+    return "null" if value is None else "a number"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """
+    A JSON object read key by key; a wrong value raises BadConfig with `where`, key and value.
+
+    null counts as absent, as in Go. Keys are found in any case.
+    """
+
+    where: str
+    values: Mapping[str, object]
+
+    def value(self, key: str) -> object:
+        """The raw value; None when absent."""
+        if key in self.values:
+            return self.values[key]
+        folded = [value for name, value in self.values.items() if name.casefold() == key.casefold()]
+        return folded[-1] if folded else None
+
+    def wrong(self, key: str, expected: str) -> BadConfig:
+        """The error for a key: what it is and what would be right."""
+        return BadConfig(f"{self.where}: {key} {_shown(self.value(key))}: expected {expected}")
+
+    def string(self, key: str, default: str = "") -> str:
+        """A string."""
+        value = self.value(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise self.wrong(key, "a string")
+        return value
+
+    def choice(self, key: str, choices: Iterable[str], default: str) -> str:
+        """One of some strings; an empty one is the default."""
+        value = self.string(key) or default
+        if value not in choices:
+            raise self.wrong(key, f"one of {', '.join(choices)}")
+        return value
+
+    def boolean(self, key: str, default: bool = False, *, is_text_allowed: bool = False) -> bool:
+        """true or false; "true" and "false" in any case where `is_text_allowed`."""
+        value = self.value(key)
+        if value is None:
+            return default
+        if is_text_allowed and isinstance(value, str) and value.casefold() in ("true", "false"):
+            return value.casefold() == "true"
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return value
+
+    def integer(self, key: str, default: int = 0, *, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
+        """A whole number within bounds."""
+        value = self.value(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise self.wrong(key, f"a whole number from {minimum} to {maximum}")
+        return value
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self.value(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.wrong(key, "a list of strings")
+        return tuple(value)
+
+    def section(self, key: str) -> "Section | None":
+        """An object; None when absent."""
+        value = self.value(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.wrong(key, "an object")
+        return Section(f"{self.where}: {key}", value)
+
+    def sections(self, key: str) -> "tuple[Section, ...]":
+        """A list of objects."""
+        value = self.value(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.wrong(key, "a list of objects")
+        return tuple(Section(f"{self.where}: {key}[{index}]", item) for index, item in enumerate(value))
+
+    def address(self, key: str) -> Address | None:
+        """An IP address without prefix; None when absent or empty."""
+        text = self.string(key)
+        try:
+            return ip_address(text) if text else None
+        except ValueError:
+            raise self.wrong(key, "an IP address") from None
+
+    def interface_address(self, key: str) -> InterfaceAddress:
+        """An IP address with its prefix."""
+        text = self.string(key)
+        try:
+            if "/" not in text:
+                raise ValueError
+            return ip_interface(text)
+        except ValueError:
+            raise self.wrong(key, "an IP address in CIDR notation, for example 10.1.2.3/24") from None
+
+    def network(self, key: str) -> Network:
+        """An IP network in CIDR notation; host bits are cut, as Go's parser does."""
+        text = self.string(key)
+        try:
+            if "/" not in text:
+                raise ValueError
+            return ip_network(text, strict=False)
+        except ValueError:
+            raise self.wrong(key, "a network in CIDR notation, for example 10.1.2.0/24") from None
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class PluginConfig:
+    """One plugin object of a network configuration, or the standard input of one plugin."""
+
+    network: str
+    """The name of the network configuration it stands in."""
+    cni_version: str
+    type: str
+    capabilities: frozenset[str]
+    """The capabilities declared true."""
+    raw: RawObject
+    section: Section
+    """The object's keys, to be read one by one."""
+
+    @property
+    def where(self) -> str:
+        """How error texts name this plugin."""
+        return self.section.where
+
+    @property
+    def ipam(self) -> Section | None:
+        """The `ipam` object; None when absent or without a type, which means layer 2 only."""
+        section = self.section.section("ipam")
+        return section if section is not None and section.values else None
+
+    def keys_outside(self, known: Iterable[str]) -> tuple[str, ...]:
+        """The keys that are in no list of known ones, whatever their case."""
+        folded = {key.casefold() for key in (*known, *COMMON_KEYS)}
+        return tuple(
+            key
+            for key, _ in self.raw.members
+            if key.casefold() not in folded and not key.startswith("cni.dev/")
+        )
+
+    def execution(self, injected: Mapping[str, object]) -> "PluginConfig":
+        """
+        What is written to the plugin: `cniVersion` and `name` of the list, and `injected`.
+
+        A member injected as None is taken out.
+        """
+        raw = self.raw.put("cniVersion", self.cni_version).put("name", self.network)
+        for key, value in injected.items():
+            raw = raw.drop(key) if value is None else raw.put(key, value)
+        return replace(self, raw=raw, section=Section(self.section.where, raw.values()))
+
+
+def parse_plugin(text: str | bytes, where: str, *, network: str = "", cni_version: str = "") -> PluginConfig:
+    """
+    Read one plugin object; `network` and `cni_version` come from its list where it stands in one.
+
+    Raises DecodeFailure when it is no JSON object, BadConfig when a common key is wrong.
+    """
+    raw = RawObject.parse(text, where)
+    section = Section(where, raw.values())
+    plugin_type = section.string("type")
+    if not plugin_type:
+        raise BadConfig(f"{where}: type is missing: expected the file name of a CNI plugin")
+    if "/" in plugin_type or plugin_type in (".", ".."):
+        raise section.wrong("type", "a file name without '/'")
+    capabilities = section.section("capabilities")
+    declared = capabilities.values if capabilities else {}
+    on = [key for key in declared if capabilities and capabilities.boolean(key, is_text_allowed=True)]
+    section.section("ipam"), section.section("args"), section.section("dns"), section.section("runtimeConfig")
+    return PluginConfig(
+        network=network or section.string("name"),
+        cni_version=cni_version or section.string("cniVersion") or versions.WHEN_ABSENT,
+        type=plugin_type,
+        capabilities=frozenset(on),
+        raw=raw,
+        section=Section(f"{where}: {plugin_type}", section.values),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """A network configuration list; a single plugin configuration is a list of one."""
+
+    name: str
+    cni_version: str
+    plugins: tuple[PluginConfig, ...]
+    is_check_disabled: bool = False
+    is_gc_disabled: bool = False
+    is_only_inlined: bool = False
+    """`loadOnlyInlinedPlugins`: no plugin objects are taken from the directory named like the network."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What at least one plugin of the list declares."""
+        return frozenset().union(*(plugin.capabilities for plugin in self.plugins))
+
+    def with_plugins(self, more: Iterable[PluginConfig]) -> "NetworkConfig":
+        """The list with plugin objects from its directory behind the inlined ones."""
+        return replace(self, plugins=(*self.plugins, *more))
+
+
+def parse_network(text: str | bytes, where: str, *, default_name: str = "") -> NetworkConfig:
+    """
+    Read a list or a single plugin configuration; a missing `name` becomes `default_name`.
+
+    Raises DecodeFailure (6), BadConfig (7) or IncompatibleVersion (1). A list may have no
+    `plugins` when its directory is to provide them; who loads that must check there is one.
+    """
+    raw = RawObject.parse(text, where)
+    section = Section(where, raw.values())
+    name = _name_of(section, default_name)
+    cni_version = versions.require_supported(_version_of(section))
+    is_list = section.value("plugins") is not None or section.value("type") is None
+    if is_list:
+        section.sections("plugins")
+        texts = raw.elements_of("plugins") if section.value("plugins") is not None else ()
+        if section.value("plugins") is not None and not texts:
+            raise section.wrong("plugins", "a list with at least one plugin object")
+    else:
+        texts = (raw.text(),)
+    return NetworkConfig(
+        name=name,
+        cni_version=cni_version,
+        plugins=tuple(
+            parse_plugin(
+                each,
+                f"{where}: plugins[{index}]" if is_list else where,
+                network=name,
+                cni_version=cni_version,
+            )
+            for index, each in enumerate(texts)
+        ),
+        is_check_disabled=section.boolean("disableCheck", is_text_allowed=True),
+        is_gc_disabled=section.boolean("disableGC", is_text_allowed=True),
+        is_only_inlined=section.boolean("loadOnlyInlinedPlugins", is_text_allowed=True),
+        warnings=case_warnings(section, LIST_KEYS if is_list else COMMON_KEYS),
+    )
+
+
+def case_warnings(section: Section, known: Iterable[str]) -> tuple[str, ...]:
+    """A line for each known key that was written in another case than the specification's."""
+    by_fold = {key.casefold(): key for key in known}
+    return tuple(
+        f"{section.where}: key {key!r} is read as {by_fold[key.casefold()]!r}"
+        for key in section.values
+        if key.casefold() in by_fold and key != by_fold[key.casefold()]
+    )
+
+
+def _name_of(section: Section, default_name: str) -> str:
+    name = section.string("name") or default_name
+    if not name:
+        raise BadConfig(f"{section.where}: missing network name: expected a name like 'sriov-media'")
+    if not NAME.match(name):
+        raise BadConfig(
+            f"{section.where}: name {name!r}: expected a letter or digit, "
+            "then letters, digits, '_', '.' or '-'"
+        )
+    return name
+
+
+def _version_of(section: Section) -> str:
+    version = section.string("cniVersion") or versions.WHEN_ABSENT
+    several = section.strings("cniVersions")
+    return versions.choose(several, section.string("cniVersion")) if several else version

@@ -1,0 +1,248 @@
+"""
+What was done for each sandbox, recorded before it is done.
+
+One file a sandbox, `<directory>/<container id>`, holding every attachment with the exact bytes,
+arguments and names its undoing needs. It is written before the first touch, replaced by rename,
+and goes away when nothing is left to undo. Its first line is the checksum of the rest, so a
+torn or edited entry is known: it is moved to `damaged/`, never trusted, never thrown away.
+
+`fsync` is paid for only where a lost entry could not be rediscovered: when an executed plugin
+takes part. What our own delegates made is found again in the kernel and in the stores.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from meta_cni.cni.errors import DamagedEntry, IOFailure, TryAgainLater
+
+FORMAT = 1
+LOCK_POLL_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """One plugin of an attachment, as it was run."""
+
+    type: str
+    is_builtin: bool
+    stdin: str
+    """The whole standard input, without prevResult."""
+    binary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One attachment: all that CHECK and DEL need."""
+
+    request: str
+    """CNI_IFNAME of the runtime's ADD it belongs to."""
+    request_network: str
+    """The name in the runtime's configuration."""
+    network: str
+    interface: str
+    config_name: str
+    cni_version: str
+    netns: str
+    executed: tuple[Executed, ...]
+    cni_args: Mapping[str, str]
+    path: tuple[str, ...]
+    deadline_s: float
+    group: int = 0
+    device: str = ""
+    is_default: bool = False
+    is_check_disabled: bool = False
+    result: Mapping[str, Any] | None = None
+    """The Result in version 1.1.0's form; None until the attachment is complete."""
+
+    @property
+    def is_builtin(self) -> bool:
+        """No executed plugin takes part."""
+        return all(each.is_builtin for each in self.executed)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Everything recorded for one sandbox."""
+
+    container_id: str
+    pod: str = ""
+    pod_uid: str = ""
+    records: tuple[Record, ...] = ()
+    created_s: float = field(default=0.0)
+    """Seconds since the epoch."""
+
+    def of_request(self, request: str) -> tuple[Record, ...]:
+        """The attachments that one ADD of the runtime made, in their order."""
+        return tuple(record for record in self.records if record.request == request)
+
+    def without(self, records: tuple[Record, ...]) -> "Entry":
+        """The entry without some attachments."""
+        return replace(self, records=tuple(each for each in self.records if each not in records))
+
+
+class Ledger:
+    """The entries of a node, in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @contextmanager
+    def locked(self, container_id: str, deadline_s: float) -> Iterator[None]:
+        """
+        Hold the sandbox's lock: calls for one container are serial, others run beside them.
+
+        Raises TryAgainLater when another call holds it for longer than `deadline_s`.
+        """
+        path = self.directory / "locks" / container_id
+        _make_directory(path.parent)
+        descriptor = _lock(path, container_id, time.monotonic() + deadline_s)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+            os.close(descriptor)
+
+    def read(self, container_id: str) -> Entry | None:
+        """The entry of a sandbox; None when there is none, DamagedEntry when it cannot be trusted."""
+        path = self.directory / container_id
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise IOFailure(f"read ledger entry {path}: {error.strerror}") from None
+        return _decode(text, path)
+
+    def write(self, entry: Entry) -> None:
+        """Replace an entry; one without attachments is removed. Nothing is lost when it fails."""
+        path = self.directory / entry.container_id
+        if not entry.records:
+            self.remove(entry.container_id)
+            return
+        body = json.dumps(asdict(entry), separators=(",", ":"), ensure_ascii=False).encode()
+        head = f"meta-cni {FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode()
+        is_durable = not all(record.is_builtin for record in entry.records)
+        _make_directory(self.directory)
+        _replace(path, head + body, is_durable)
+
+    def remove(self, container_id: str) -> None:
+        """Forget a sandbox; gone is success."""
+        path = self.directory / container_id
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise IOFailure(f"remove ledger entry {path}: {error.strerror}") from None
+
+    def set_aside(self, container_id: str) -> Path:
+        """Move a damaged entry out of the way, where it can be looked at."""
+        target = self.directory / "damaged" / f"{container_id}.{time.time_ns()}"
+        _make_directory(target.parent)
+        os.replace(self.directory / container_id, target)
+        return target
+
+    def container_ids(self) -> tuple[str, ...]:
+        """Every sandbox that has an entry."""
+        try:
+            names = [each.name for each in os.scandir(self.directory) if each.is_file()]
+        except FileNotFoundError:
+            return ()
+        return tuple(sorted(name for name in names if not name.startswith(".")))
+
+    def damaged(self) -> tuple[Path, ...]:
+        """Entries that were set aside."""
+        directory = self.directory / "damaged"
+        return tuple(sorted(directory.iterdir())) if directory.is_dir() else ()
+
+
+def _lock(path: Path, container_id: str, deadline: float) -> int:
+    """An exclusive flock on a file that is still the one at `path`."""
+    while True:
+        descriptor = _open_lock(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            pass
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise TryAgainLater(f"lock sandbox {container_id}: another call for it is still running")
+        time.sleep(LOCK_POLL_S)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise IOFailure(f"open lock {path}: {error.strerror}") from None
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """The file was not removed by the one who held the lock before."""
+    ours = os.fstat(descriptor)
+    try:
+        theirs = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise IOFailure(f"make directory {directory}: {error.strerror}") from None
+
+
+def _replace(path: Path, content: bytes, is_durable: bool) -> None:
+    """Write beside and rename; a failure leaves what was there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb", opener=_private) as file:
+            file.write(content)
+            if is_durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if is_durable:
+            _sync_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise IOFailure(f"write ledger entry {path}: {error.strerror}") from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _decode(text: bytes, path: Path) -> Entry:
+    head, _, body = text.partition(b"\n")
+    if head != f"meta-cni {FORMAT} {hashlib.sha256(body).hexdigest()}".encode():
+        raise DamagedEntry(f"read ledger entry {path}: the checksum does not match")
+    document = json.loads(body)
+    records = tuple(_record(each) for each in document.pop("records"))
+    return Entry(records=records, **document)
+
+
+def _record(document: dict[str, Any]) -> Record:
+    executed = tuple(Executed(**each) for each in document.pop("executed"))
+    path = tuple(document.pop("path"))
+    return Record(executed=executed, path=path, **document)

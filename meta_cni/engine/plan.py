@@ -1,0 +1,315 @@
+"""
+What will be done for a pod: ordered steps, names, capabilities, the default route.
+
+Pure: everything is checked here, and nothing is touched. Every mistake of a pod is told in one
+error. `meta-cni plan POD` prints what this module returns.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import BadConfig, CNIError, join
+from meta_cni.cni.request import Request
+from meta_cni.cni.result import Address
+from meta_cni.engine.networks import Network
+from meta_cni.engine.selection import Selection
+from meta_cni.settings import Settings
+
+FAMILIES = (4, 6)
+GROUP_BASE = 0x6D000000
+"""Our links' groups (IFLA_GROUP) are this plus 24 bits; the default group of the kernel is 0."""
+
+LEGACY_ARGS = {"ips": "IP", "mac": "MAC"}
+"""Capability arguments that are also sent by CNI_ARGS, as Multus does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One plugin of a network: what it gets, and whether it runs in this process."""
+
+    plugin: PluginConfig
+    """With `runtimeConfig`, `args` and device put in; `prevResult` is put in when it runs."""
+    is_builtin: bool
+    reason: str
+    """Why it is built in or executed."""
+    binary: str = ""
+
+
+Choose = Callable[[PluginConfig, str], Execution]
+"""(plugin, policy) -> how it runs; raises BadConfig when it cannot run at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One attachment."""
+
+    network: str
+    interface: str
+    is_default: bool
+    config_name: str
+    cni_version: str
+    executions: tuple[Execution, ...]
+    where: str
+    cni_args: Mapping[str, str] = field(default_factory=dict)
+    deadline_s: float = 60.0
+    device: str = ""
+    is_check_disabled: bool = False
+    group: int = 0
+    default_route: tuple[Address, ...] | None = None
+    """What the selection asked for: None nothing, empty: the network's own."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """Who has the default route of one family."""
+
+    family: int
+    owner: int | None
+    """The step's index; None when there is no default network here (chained behind one)."""
+    gateways: tuple[Address, ...] = ()
+    """Set by `default-route`; empty: those that the owner's network brings."""
+    is_requested: bool = False
+    """A selection asked for it; without a route of its own the default network keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything an ADD will do."""
+
+    container_id: str
+    netns: str
+    interface: str
+    """CNI_IFNAME of the runtime's request."""
+    pod: str
+    """namespace/name; empty when the runtime names none."""
+    steps: tuple[Step, ...]
+    default_routes: tuple[DefaultRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A network to attach to, and the selection that asked for it (None: every pod gets it)."""
+
+    network: Network
+    selection: Selection | None = None
+
+
+def build(
+    request: Request,
+    pod: str,
+    wanted: Iterable[Wanted],
+    settings: Settings,
+    choose: Choose,
+    runtime_config: Mapping[str, object],
+    *,
+    is_chained: bool = False,
+) -> Plan:
+    """
+    The plan for an ADD; the first wanted network is the default one unless `is_chained`.
+
+    `runtime_config` is what the runtime sent: only the default network gets it (S-35).
+    Raises one error that tells every mistake.
+    """
+    wanted = tuple(wanted)
+    errors: list[CNIError] = []
+    steps: list[Step] = []
+    names = _interface_names(request.interface, wanted, errors, is_chained)
+    for index, (each, name) in enumerate(zip(wanted, names, strict=True)):
+        is_default = index == 0 and not is_chained
+        given = runtime_config if is_default else {}
+        try:
+            steps.append(_step(each, name, is_default, request, settings, choose, given))
+        except CNIError as error:
+            errors.append(error)
+    routes = _default_routes(wanted, errors, is_chained)
+    if errors:
+        raise join(errors)
+    return Plan(
+        container_id=request.container_id,
+        netns=request.netns,
+        interface=request.interface,
+        pod=pod,
+        steps=_grouped(steps, request.interface),
+        default_routes=routes,
+    )
+
+
+def _interface_names(
+    first: str, wanted: tuple[Wanted, ...], errors: list[CNIError], is_chained: bool
+) -> list[str]:
+    """Requested names, CNI_IFNAME for the default network, else net1, net2 ... by position."""
+    names: list[str] = []
+    owners: dict[str, str] = {first: "the default network"} if is_chained else {}
+    for index, each in enumerate(wanted):
+        requested = each.selection.interface if each.selection else ""
+        number = index + 1 if is_chained else index
+        name = requested or (f"net{number}" if number else first)
+        where = each.selection.where if each.selection else each.network.where
+        if name in owners:
+            errors.append(
+                BadConfig(f"{where}: interface {name!r}: expected a name not used by {owners[name]}")
+            )
+        owners.setdefault(name, f"{where} ({each.network.reference})")
+        names.append(name)
+    return names
+
+
+def _step(
+    wanted: Wanted,
+    interface: str,
+    is_default: bool,
+    request: Request,
+    settings: Settings,
+    choose: Choose,
+    runtime_config: Mapping[str, object],
+) -> Step:
+    network, selection = wanted.network, wanted.selection
+    where = f"{selection.where} ({network.reference})" if selection else network.where
+    requests = selection.requests if selection else {}
+    warnings = _check_capabilities(requests, network, settings, where)
+    device = _device(wanted, where)
+    offered: dict[str, object] = {**runtime_config, **requests}
+    if device:
+        offered["deviceID"] = device
+    policy = network.reference
+    executions: list[Execution] = []
+    errors: list[CNIError] = []
+    for plugin in network.config.plugins:
+        try:
+            ready = _execution_config(plugin, offered, selection, device)
+            executions.append(choose(ready, settings.policy_for(policy, plugin.type)))
+        except CNIError as error:
+            errors.append(error)
+    if errors:
+        raise join(errors)
+    return Step(
+        network=network.reference,
+        interface=interface,
+        is_default=is_default,
+        config_name=network.config.name,
+        cni_version=network.config.cni_version,
+        executions=tuple(executions),
+        where=where,
+        cni_args=_cni_args(request, requests),
+        deadline_s=settings.timeout_for(network.reference),
+        device=device,
+        is_check_disabled=network.config.is_check_disabled,
+        default_route=selection.default_route if selection else None,
+        warnings=(*network.config.warnings, *warnings),
+    )
+
+
+def _check_capabilities(
+    requests: Mapping[str, object], network: Network, settings: Settings, where: str
+) -> tuple[str, ...]:
+    """Every request needs a plugin that declares the capability (S-12 to S-16)."""
+    missing = [key for key in requests if key not in network.config.capabilities]
+    warnings = [key for key in missing if settings.capability_check == "legacy" and key in LEGACY_ARGS]
+    errors: list[CNIError] = [
+        BadConfig(
+            f"{where}: {key} is asked for, but no plugin of network {network.config.name} declares "
+            f'it: expected "capabilities": {{"{key}": true}} in one of them'
+        )
+        for key in missing
+        if key not in warnings
+    ]
+    if errors:
+        raise join(errors)
+    return tuple(f"{where}: {key} goes by CNI_ARGS alone: no capability is declared" for key in warnings)
+
+
+def _device(wanted: Wanted, where: str) -> str:
+    """The device of an attachment; a network with a resource name cannot do without one (D-31)."""
+    device = wanted.selection.device_id if wanted.selection else ""
+    if wanted.network.resource_name and not device:
+        raise BadConfig(
+            f"{where}: resource {wanted.network.resource_name}: no device was handed to the pod: "
+            "expected deviceID in the selection"
+        )
+    return device
+
+
+def _execution_config(
+    plugin: PluginConfig, offered: Mapping[str, object], selection: Selection | None, device: str
+) -> PluginConfig:
+    """A plugin's configuration with what the runtime puts in (specification, section 4)."""
+    injected: dict[str, object] = {
+        "runtimeConfig": {key: value for key, value in offered.items() if key in plugin.capabilities} or None
+    }
+    if selection is not None and selection.cni_args:
+        injected["args"] = _merged_args(plugin, selection.cni_args)
+    if device:
+        injected.update(deviceID=device, pciBusID=device)
+    return plugin.execution(injected)
+
+
+def _merged_args(plugin: PluginConfig, cni_args: Mapping[str, object]) -> dict[str, object]:
+    """`args` with the selection's `cni-args` in `args.cni`; the pod's word wins (S-18)."""
+    args = plugin.section.section("args")
+    old = args.section("cni") if args else None
+    return {**(args.values if args else {}), "cni": {**(old.values if old else {}), **cni_args}}
+
+
+def _cni_args(request: Request, requests: Mapping[str, object]) -> Mapping[str, str]:
+    args = {"IgnoreUnknown": "1", **request.args}
+    for key, name in LEGACY_ARGS.items():
+        value = requests.get(key)
+        if value:
+            args[name] = ",".join(value) if isinstance(value, list) else str(value)
+    return args
+
+
+def _default_routes(
+    wanted: tuple[Wanted, ...], errors: list[CNIError], is_chained: bool
+) -> tuple[DefaultRoute, ...]:
+    """One owner a family: who asked for it by `default-route`, else the default network."""
+    routes = []
+    for family in FAMILIES:
+        askers = [(index, each) for index, each in enumerate(wanted) if _asks_for(each, family)]
+        if len(askers) > 1:
+            names = " and ".join(f"{each.selection.where}" for _, each in askers if each.selection)
+            errors.append(
+                BadConfig(f"default-route for IPv{family} in {names}: expected it in one selection only")
+            )
+        if askers:
+            index, asker = askers[0]
+            gateways = asker.selection.default_route if asker.selection else None
+            of_family = tuple(gateway for gateway in gateways or () if gateway.version == family)
+            routes.append(DefaultRoute(family, index, of_family, is_requested=True))
+        else:
+            routes.append(DefaultRoute(family, None if is_chained else 0))
+    return tuple(routes)
+
+
+def _asks_for(wanted: Wanted, family: int) -> bool:
+    if wanted.selection is None or wanted.selection.default_route is None:
+        return False
+    gateways = wanted.selection.default_route
+    return not gateways or any(gateway.version == family for gateway in gateways)
+
+
+def _grouped(steps: list[Step], request_interface: str) -> tuple[Step, ...]:
+    """
+    Give every unbroken run of built-in steps one link group.
+
+    A DEL goes backwards; the links of a run go in one message, those of a step with an
+    executed plugin are left to their delegates.
+    """
+    grouped: list[Step] = []
+    run = 0
+    for step in steps:
+        is_builtin = all(execution.is_builtin for execution in step.executions)
+        if not is_builtin:
+            run += 1
+            grouped.append(step)
+            continue
+        grouped.append(replace(step, group=link_group(request_interface, run)))
+    return tuple(grouped)
+
+
+def link_group(request_interface: str, run: int) -> int:
+    """The group of a run's links: the same for the same request, another one for others."""
+    return GROUP_BASE | (zlib.crc32(f"{request_interface}/{run}".encode()) & 0xFFFFFF)

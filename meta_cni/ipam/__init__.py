@@ -1,0 +1,1 @@
+"""Who hands out addresses: host-local, static, or any executed IPAM plugin."""

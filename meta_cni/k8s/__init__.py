@@ -1,0 +1,1 @@
+"""Kubernetes objects as plain dicts, wherever they are stored."""

@@ -1,0 +1,1 @@
+"""The only package that opens netlink, /proc, /sys or another network namespace."""
