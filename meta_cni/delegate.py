@@ -6,14 +6,18 @@ one touches anything. A delegate never learns who hands out addresses, who asked
 which other delegates there are.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
 from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import BadConfig
 from meta_cni.cni.result import Result
-from meta_cni.linux.netlink import Socket
+from meta_cni.linux.namespaces import Namespaces
+
+MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
 class Addresses(Protocol):
@@ -34,25 +38,6 @@ class Addresses(Protocol):
 
     def check(self, previous: Result) -> None:
         """Raise CheckFailed unless the addresses are still ours."""
-        ...
-
-
-class Namespaces(Protocol):
-    """Netlink sockets of one request, opened when first asked for and closed by the engine."""
-
-    @property
-    def host(self) -> Socket:
-        """A socket in the namespace of the node."""
-        ...
-
-    @property
-    def pod(self) -> Socket:
-        """A socket in the pod's namespace; raises NetnsGone when that is gone."""
-        ...
-
-    @property
-    def pod_fd(self) -> int:
-        """The open descriptor of the pod's namespace; raises NetnsGone when that is gone."""
         ...
 
 
@@ -100,6 +85,38 @@ class Delegate(Protocol):
         ...
 
     @classmethod
-    def implemented_keys(cls) -> frozenset[str]:
-        """The configuration keys this delegate implements, beside those every plugin has."""
+    def refuses(cls, config: PluginConfig) -> str:
+        """Why the binary must run instead: a key that is not implemented here; empty when none."""
         ...
+
+
+OFF: tuple[object, ...] = (None, False, 0, "", [], {})
+"""Values that switch a key off; such a key needs no implementation."""
+
+
+def unimplemented(config: PluginConfig, keys: Iterable[str]) -> str:
+    """The first key of a configuration that is not among `keys` and is not off, as a reason."""
+    for key in config.keys_outside(keys):
+        value = config.section.value(key)
+        if value not in OFF:
+            return f"{key} {value!r} is not built in"
+    return ""
+
+
+def requested_mac(config: PluginConfig, attachment: Attachment, *, is_args_first: bool = False) -> str:
+    """
+    The MAC address asked for, as lower-case text; empty when none is.
+
+    `runtimeConfig.mac` wins, then CNI_ARGS `MAC`, then the key `mac`; with `is_args_first` the
+    bridge's order, in which `args.cni.mac` comes before CNI_ARGS.
+    """
+    runtime, args = config.section.section("runtimeConfig"), config.section.section("args")
+    cni = args.section("cni") if args else None
+    candidates = [runtime.string("mac") if runtime else ""]
+    if is_args_first and cni is not None:
+        candidates.append(cni.string("mac"))
+    candidates += [attachment.cni_args.get("MAC", ""), config.section.string("mac")]
+    text = next((each for each in candidates if each), "").lower()
+    if text and not MAC.fullmatch(text):
+        raise BadConfig(f"{config.where}: mac {text!r}: expected an Ethernet address like 02:00:5e:00:53:01")
+    return text

@@ -42,6 +42,7 @@ class Executed:
 class Record:
     """One attachment: all that CHECK and DEL need."""
 
+    container_id: str
     request: str
     """CNI_IFNAME of the runtime's ADD it belongs to."""
     request_network: str
@@ -51,6 +52,8 @@ class Record:
     config_name: str
     cni_version: str
     netns: str
+    netns_identity: str
+    """Device and inode, to know the namespace again."""
     executed: tuple[Executed, ...]
     cni_args: Mapping[str, str]
     path: tuple[str, ...]
@@ -59,6 +62,8 @@ class Record:
     device: str = ""
     is_default: bool = False
     is_check_disabled: bool = False
+    is_route_requested: bool = False
+    """Its selection had `default-route`."""
     result: Mapping[str, Any] | None = None
     """The Result in version 1.1.0's form; None until the attachment is complete."""
 

@@ -54,7 +54,8 @@ class Networks:
             nad = self.store.get(Kind.NETWORK_ATTACHMENT_DEFINITION, namespace, name)
         except NotFound:
             raise BadConfig(
-                f"{where}: network {namespace}/{name}: no NetworkAttachmentDefinition {name} in namespace {namespace}"
+                f"{where}: network {namespace}/{name}: "
+                f"no NetworkAttachmentDefinition {name} in namespace {namespace}"
             ) from None
         return self.from_nad(nad)
 

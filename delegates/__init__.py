@@ -1,0 +1,15 @@
+"""One CNI type a file; each is loaded when a configuration first names it."""
+
+from importlib import import_module
+
+from meta_cni.delegate import Delegate
+
+BUILTIN = {"bridge": "Bridge", "macvlan": "Macvlan"}
+"""CNI type -> class; the module has the type's name."""
+
+
+def load(plugin_type: str) -> type[Delegate]:
+    """The class of a built-in type; KeyError when it is none."""
+    module = import_module(f"delegates.{plugin_type.replace('-', '_')}")
+    delegate: type[Delegate] = getattr(module, BUILTIN[plugin_type])
+    return delegate

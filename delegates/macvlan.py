@@ -1,0 +1,139 @@
+"""
+macvlan: a link of its own on a link of the node (containernetworking/plugins, main/macvlan).
+
+Unlike the reference: nothing is left behind when addresses cannot be had or set, DNS of the
+IPAM is kept, and IPv6 addresses work at once instead of after duplicate address detection.
+"""
+
+import errno
+from contextlib import suppress
+from dataclasses import replace
+
+from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NetnsGone, NotAvailable
+from meta_cni.cni.result import Interface, Result
+from meta_cni.delegate import Attachment, requested_mac, unimplemented
+from meta_cni.linux import configure, link, route
+from meta_cni.linux.link import Link
+from meta_cni.linux.netlink import Socket
+
+KEYS = ("master", "mode", "mtu", "mac", "linkInContainer", "bcqueuelen")
+
+
+class Macvlan:
+    """One attachment."""
+
+    def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
+        section = config.section
+        self.config = config
+        self.attachment = attachment
+        self.master = section.string("master")
+        self.mode = section.choice("mode", tuple(link.MODES), "bridge")
+        self.mtu = section.integer("mtu", maximum=65535)
+        self.is_in_pod = section.boolean("linkInContainer")
+        self.broadcast_queue_length = section.integer("bcqueuelen", maximum=2**32 - 1)
+        self.mac = requested_mac(config, attachment)
+        self.dns = configure.dns_of(config)
+
+    @property
+    def _side(self) -> Socket:
+        """Where the master is."""
+        namespaces = self.attachment.namespaces
+        return namespaces.pod if self.is_in_pod else namespaces.host
+
+    def _parent(self) -> Link:
+        """The master: as configured, else the link of the first default route."""
+        if self.master:
+            found = link.find(self._side, self.master)
+            if found is None:
+                raise BadConfig(f"{self.config.where}: master {self.master!r}: expected a link that exists")
+        else:
+            defaults = [each for each in route.dump(self._side) if each.destination.prefixlen == 0]
+            found = link.find_index(self._side, defaults[0].interface_index) if defaults else None
+            if found is None:
+                raise BadConfig(f"{self.config.where}: master is missing, and there is no default route")
+        if self.mtu > found.mtu:
+            raise BadConfig(
+                f"{self.config.where}: invalid MTU {self.mtu}, must be [0, master MTU({found.mtu})]"
+            )
+        return found
+
+    def add(self, previous: Result | None) -> Result:
+        """Create the link in the pod, with its addresses; what failed is removed by delete()."""
+        parent = self._parent()
+        addresses = self.attachment.addresses.acquire()
+        found = self._create(parent)
+        interface = Interface(found.name, found.mac, self.attachment.netns)
+        result = replace(
+            configure.with_gateways(addresses),
+            interfaces=(interface,),
+            ips=tuple(replace(each, interface=0) for each in addresses.ips),
+            dns=self.dns or addresses.dns,
+        )
+        configure.configure(self.attachment.namespaces, found, result)
+        configure.announce(self.attachment.namespaces, found.name, found.mac, result.ips)
+        return result
+
+    def _create(self, parent: Link) -> Link:
+        """
+        Create under the final name, else under another one and rename it.
+
+        Kernels before 6.7 compare the name with the links of the node, too.
+        """
+        name = self.attachment.interface
+        try:
+            self._request(name, parent)
+        except KernelError as error:
+            if error.errno != errno.EEXIST or link.find(self.attachment.namespaces.pod, name):
+                raise
+            temporary = link.random_veth_name()
+            self._request(temporary, parent)
+            made = link.require(self.attachment.namespaces.pod, temporary, "macvlan")
+            self.attachment.namespaces.pod.request([link.set_link(made.index, name=name)])
+        return link.require(self.attachment.namespaces.pod, name, "macvlan")
+
+    def _request(self, name: str, parent: Link) -> None:
+        request = link.create_macvlan(
+            name,
+            parent.index,
+            self.mode,
+            pod_fd=self.attachment.namespaces.pod_fd,
+            mac=self.mac,
+            mtu=self.mtu,
+            group=self.attachment.group,
+            broadcast_queue_length=self.broadcast_queue_length,
+        )
+        self._side.request([replace(request, action=f"{request.action} on {parent.name}")])
+
+    def check(self, previous: Result) -> None:
+        """The link is a macvlan of this mode with the result's MAC, addresses and routes."""
+        self._parent()
+        found = configure.check(self.attachment.namespaces, self.attachment.interface, previous)
+        mode = found.info.get("IFLA_MACVLAN_MODE")
+        if found.kind != "macvlan" or mode != self.mode:
+            raise CheckFailed(
+                f"check {found.name}: it is {found.kind or 'a device'} in mode {mode}: "
+                f"expected macvlan in mode {self.mode}"
+            )
+        self.attachment.addresses.check(previous)
+
+    def delete(self) -> None:
+        """Delete the link, then give the addresses back; the master is not needed."""
+        with suppress(NetnsGone):
+            self.attachment.namespaces.pod.request([link.delete(self.attachment.interface)])
+        self.attachment.addresses.release()
+
+    @classmethod
+    def status(cls, config: PluginConfig) -> None:
+        """The master, where one is named, must be there."""
+        master = config.section.string("master")
+        if not master or config.section.boolean("linkInContainer"):
+            return
+        with Socket.open_host() as host:
+            if link.find(host, master) is None:
+                raise NotAvailable(f"{config.where}: master {master!r} does not exist")
+
+    @classmethod
+    def refuses(cls, config: PluginConfig) -> str:
+        """Keys that only the binary knows."""
+        return unimplemented(config, KEYS)

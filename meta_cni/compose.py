@@ -1,0 +1,390 @@
+"""
+Putting everything together: the only module that knows all the others.
+
+It turns a configuration into settings, a store and an engine, and answers a runtime's request
+with bytes and an exit code. Nothing above it knows how that is done.
+"""
+
+import gzip
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import delegates
+from delegates.external import External
+from meta_cni import invoke, ipam
+from meta_cni.cni import request as requests
+from meta_cni.cni import result as results
+from meta_cni.cni import version as versions
+from meta_cni.cni.config import PluginConfig, RawObject, Section, kind_of, parse_plugin
+from meta_cni.cni.errors import (
+    BadConfig,
+    BadEnvironment,
+    CNIError,
+    DecodeFailure,
+    IncompatibleVersion,
+    join,
+)
+from meta_cni.cni.request import Request
+from meta_cni.cni.result import Result
+from meta_cni.delegate import Attachment, Delegate
+from meta_cni.engine.engine import Engine, World
+from meta_cni.engine.ledger import Executed, Record
+from meta_cni.engine.plan import GROUP_BASE, Execution
+from meta_cni.ipam import host_local
+from meta_cni.k8s.file_store import FileStore
+from meta_cni.k8s.store import Store
+from meta_cni.linux import link
+from meta_cni.linux.namespaces import Namespaces
+from meta_cni.settings import LogOptions, Settings
+from meta_cni.settings import parse as parse_settings
+
+CHAIN = "META_CNI_CHAIN"
+"""Set for executed delegates: container ids that are being attached, so that a loop is seen."""
+LEVELS = {
+    "panic": logging.CRITICAL,
+    "error": logging.ERROR,
+    "verbose": logging.INFO,
+    "debug": logging.DEBUG,
+}
+SALVAGE_DEADLINE_S = 10.0
+LOG = logging.getLogger("meta_cni")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A runtime's standard input, read."""
+
+    settings: Settings
+    problems: tuple[str, ...]
+    runtime_config: Mapping[str, object]
+    previous: Result | None
+    valid: frozenset[tuple[str, str]] | None
+    """`cni.dev/valid-attachments` of a GC; None when absent."""
+
+
+def read_configuration(text: str | bytes) -> Configuration:
+    """
+    Read our own configuration; raises DecodeFailure (6), BadConfig (7) or IncompatibleVersion (1).
+
+    Problems with our own keys do not stop a DEL, so they are returned.
+    """
+    raw = RawObject.parse(text, "standard input")
+    section = Section("configuration", raw.values())
+    name = section.string("name")
+    if not name:
+        raise BadConfig("configuration: missing network name: expected name")
+    if not requests.NAME.match(name):
+        raise section.wrong("name", "a letter or digit, then letters, digits, '_', '.' or '-'")
+    version = versions.require_supported(section.string("cniVersion") or versions.WHEN_ABSENT)
+    values = section.values
+    texts: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    if section.value("delegates") is not None:
+        if isinstance(section.value("delegates"), list):
+            texts = raw.elements_of("delegates")
+        else:
+            problems = (f"delegates {kind_of(section.value('delegates'))}: expected a list of objects",)
+    settings, more = parse_settings({**values, "cniVersion": version}, texts)
+    runtime = section.section("runtimeConfig")
+    return Configuration(
+        settings=settings,
+        problems=(*problems, *more),
+        runtime_config=runtime.values if runtime else {},
+        previous=_previous(section, version),
+        valid=_valid(section),
+    )
+
+
+def _previous(section: Section, version: str) -> Result | None:
+    previous = section.section("prevResult")
+    if previous is None:
+        return None
+    try:
+        return results.parse(previous.values, version)
+    except DecodeFailure as error:
+        raise DecodeFailure(f"configuration: prevResult: {error.message}") from None
+
+
+def _valid(section: Section) -> frozenset[tuple[str, str]] | None:
+    key = "cni.dev/valid-attachments"
+    if section.value(key) is None:
+        key = "cni.dev/attachments"
+    if section.value(key) is None:
+        return None
+    return frozenset((each.string("containerID"), each.string("ifname")) for each in section.sections(key))
+
+
+def store_of(settings: Settings) -> Store | None:
+    """Where objects are kept; None when the configuration names no store."""
+    if settings.store_directory:
+        return FileStore(Path(settings.store_directory), Path(settings.cni_dir) / "objects")
+    if settings.kubeconfig:
+        raise BadConfig(
+            f"configuration: kubeconfig {settings.kubeconfig!r}: the API store is not there yet: expected store"
+        )
+    return None
+
+
+def engine_of(settings: Settings, request: Request) -> Engine:
+    """An engine for one request."""
+    path = tuple(dict.fromkeys((settings.bin_dir, *request.path)))
+    world = World(
+        store=store_of(settings) if request.command in ("ADD", "STATUS") else None,
+        choose=partial(choose, path=path),
+        construct=partial(construct, request=request),
+        status_of=partial(status_of, path=path, request=request),
+        collect=partial(collect, path=path, request=request),
+        salvage=partial(salvage, settings=settings),
+    )
+    return Engine(settings, world)
+
+
+def choose(plugin: PluginConfig, policy: str, *, path: tuple[str, ...]) -> Execution:
+    """How a plugin runs, and why; raises BadConfig when it cannot, or when it is ourselves."""
+    builtin = delegates.load(plugin.type) if plugin.type in delegates.BUILTIN else None
+    refusal = builtin.refuses(plugin) if builtin is not None else f"type {plugin.type} is not built in"
+    if policy != "exec" and not refusal:
+        return Execution(plugin, True, "every key is built in")
+    if policy == "builtin":
+        raise BadConfig(f"{plugin.where}: delegatePolicy builtin: {refusal}")
+    binary = invoke.find(plugin.type, path)
+    if is_ourselves(binary):
+        raise BadConfig(
+            f"{plugin.where}: type {plugin.type!r} is meta-cni itself ({binary}): expected another plugin"
+        )
+    return Execution(plugin, False, refusal or "delegatePolicy exec", binary)
+
+
+def is_ourselves(binary: str) -> bool:
+    """Is a file the program that runs now, by inode or by content, under whatever name?"""
+    own = Path(sys.argv[0])
+    if not own.is_file() or (own.name.startswith("meta-") and own.name != "meta-cni"):
+        return False
+    try:
+        return os.path.samefile(binary, own) or Path(binary).read_bytes() == own.read_bytes()
+    except OSError:
+        return False
+
+
+def construct(
+    record: Record, executed: Executed, plugin: PluginConfig, namespaces: Namespaces, *, request: Request
+) -> Delegate:
+    """The delegate of one plugin of an attachment, with its addresses and its environment."""
+    netns_path = "" if request.command == "DEL" and namespaces.is_gone else namespaces.path
+    variables = {
+        "CNI_CONTAINERID": request.container_id or record.container_id,
+        "CNI_NETNS": netns_path,
+        "CNI_IFNAME": record.interface,
+        "CNI_ARGS": requests.format_args(record.cni_args),
+        "CNI_PATH": ":".join(record.path),
+        CHAIN: request.container_id or record.container_id,
+    }
+    environment = invoke.environment(request.environment, variables)
+    addresses: ipam.Addresses = ipam.Nothing()
+    if executed.is_builtin:
+        addresses = ipam.open_addresses(
+            plugin,
+            container_id=variables["CNI_CONTAINERID"],
+            interface=record.interface,
+            cni_args=record.cni_args,
+            environment=environment,
+            path=record.path,
+            deadline_s=record.deadline_s,
+        )
+    attachment = Attachment(
+        container_id=variables["CNI_CONTAINERID"],
+        interface=record.interface,
+        netns=netns_path,
+        namespaces=namespaces,
+        addresses=addresses,
+        cni_args=record.cni_args,
+        group=record.group,
+        device=record.device,
+        deadline_s=record.deadline_s,
+    )
+    if executed.is_builtin:
+        return delegates.load(executed.type)(plugin, attachment)
+    return External(plugin, attachment, executed.binary, environment)
+
+
+def status_of(text: str, network: str, *, path: tuple[str, ...], request: Request) -> None:
+    """STATUS of one plugin of a network: ours looks itself, an executed one is asked from 1.1.0 on."""
+    plugin = parse_plugin(text, f"network {network}")
+    execution = choose(plugin, "auto", path=path)
+    if execution.is_builtin:
+        delegates.load(plugin.type).status(plugin)
+    elif versions.at_least(plugin.cni_version, "1.1.0"):
+        variables = {"CNI_COMMAND": "STATUS", "CNI_PATH": ":".join(path)}
+        environment = invoke.environment(request.environment, variables)
+        invoke.run(execution.binary, text.encode(), environment, 10.0, network)
+
+
+def collect(
+    record: Record, valid: frozenset[tuple[str, str]], *, path: tuple[str, ...], request: Request
+) -> None:
+    """GC of one network: host-local's files, and every executed plugin from 1.1.0 on."""
+    listed = [{"containerID": container_id, "ifname": name} for container_id, name in sorted(valid)]
+    errors: list[CNIError] = []
+    for executed in record.executed:
+        plugin = parse_plugin(executed.stdin, f"network {record.network}")
+        try:
+            if executed.is_builtin:
+                if plugin.ipam is not None and plugin.ipam.string("type") == "host-local":
+                    directory = host_local.parse(plugin, {}).directory
+                    host_local.reclaim(directory, valid, record.deadline_s)
+            elif versions.at_least(record.cni_version, "1.1.0"):
+                given = plugin.execution({"cni.dev/valid-attachments": listed, "cni.dev/attachments": listed})
+                variables = {"CNI_COMMAND": "GC", "CNI_PATH": ":".join(path)}
+                environment = invoke.environment(request.environment, variables)
+                text = given.raw.text().encode()
+                invoke.run(executed.binary, text, environment, record.deadline_s, record.network)
+        except CNIError as error:
+            errors.append(error)
+    if errors:
+        raise join(errors)
+
+
+def salvage(container_id: str, netns_path: str, *, settings: Settings) -> list[str]:
+    """Without a ledger entry: delete our links in the pod, release the container's addresses."""
+    removed: list[str] = []
+    with Namespaces(netns_path) as namespaces, suppress(CNIError):
+        ours = [each for each in link.dump(namespaces.pod) if each.group & 0xFF000000 == GROUP_BASE]
+        for each in ours:
+            namespaces.pod.request([link.delete(each.name)])
+            removed.append(f"link {each.name}")
+    for directory in _data_directories(settings):
+        released = host_local.release_container(directory, container_id, SALVAGE_DEADLINE_S)
+        removed.extend(f"address {each}" for each in released)
+    return removed
+
+
+def _data_directories(settings: Settings) -> list[Path]:
+    """host-local's directory, and any other that the configuration names."""
+    found = {Path(host_local.DATA_DIRECTORY)}
+    for text in settings.delegates:
+        with suppress(ValueError, AttributeError):
+            for plugin in json.loads(text).get("plugins", [json.loads(text)]):
+                directory = (plugin.get("ipam") or {}).get("dataDir")
+                if isinstance(directory, str) and directory:
+                    found.add(Path(directory))
+    return sorted(found)
+
+
+def serve(environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+    """
+    Answer one request of a runtime: what to print, and the exit code.
+
+    Never raises: an error becomes an error object, a bug of ours one with code 999.
+    """
+    version = versions.NEWEST
+    started = time.monotonic()
+    try:
+        request = requests.parse(environment, stdin)
+        if request.command == "VERSION":
+            return _printed({"cniVersion": version, "supportedVersions": list(versions.SUPPORTED)}), 0
+        _refuse_loop(request)
+        configuration = read_configuration(stdin)
+        version = configuration.settings.cni_version
+        log_to(configuration.settings)
+        answer = _serve(request, configuration)
+        LOG.info("%s %s took %.1f ms", request.command, request.container_id, _ms_since(started))
+        return (b"", 0) if answer is None else (_printed(results.to_json(answer, version)), 0)
+    except CNIError as error:
+        LOG.error("%s: %s", environment.get("CNI_COMMAND"), error.message)
+        return _printed(error.to_json(version)), 1
+    except Exception as error:
+        LOG.exception("a bug in meta-cni")
+        return _printed(CNIError(f"a bug in meta-cni: {error!r}").to_json(version)), 1
+
+
+def _ms_since(started: float) -> float:
+    return (time.monotonic() - started) * 1000
+
+
+def _printed(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, indent=4, ensure_ascii=False).encode() + b"\n"
+
+
+def _refuse_loop(request: Request) -> None:
+    chain = request.environment.get(CHAIN, "")
+    if chain and chain == request.container_id:
+        raise BadEnvironment(
+            f"container {chain}: meta-cni is called by its own delegate: expected another type"
+        )
+
+
+def _serve(request: Request, configuration: Configuration) -> Result | None:
+    settings = configuration.settings
+    if configuration.problems and request.command not in ("DEL", "GC"):
+        raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
+    _require_version(request.command, settings.cni_version)
+    engine = engine_of(settings, request)
+    if request.command == "ADD":
+        return engine.add(request, configuration.runtime_config, configuration.previous)
+    if request.command == "DEL":
+        engine.delete(request)
+    elif request.command == "CHECK":
+        engine.check(request)
+    elif request.command == "GC":
+        if configuration.valid is None:
+            raise BadConfig("configuration: cni.dev/valid-attachments is missing: expected a list")
+        engine.collect_garbage(configuration.valid)
+    else:
+        engine.status()
+    return None
+
+
+def _require_version(command: str, version: str) -> None:
+    needed = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}.get(command)
+    if needed is not None and not versions.at_least(version, needed):
+        raise IncompatibleVersion(
+            f"config version does not allow {command}", f"config is {version!r}, {command} needs {needed}"
+        )
+
+
+def log_to(settings: Settings) -> None:
+    """Log to standard error and to a file, as the configuration says."""
+    LOG.setLevel(LEVELS[settings.log_level])
+    LOG.propagate = False
+    for handler in list(LOG.handlers):
+        LOG.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = []
+    if settings.is_logged_to_stderr:
+        handlers.append(logging.StreamHandler())
+    if settings.log_file:
+        with suppress(OSError):
+            handlers.append(_log_file(settings.log_file, settings.log_options))
+    for handler in handlers or [logging.NullHandler()]:
+        handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
+        LOG.addHandler(handler)
+
+
+def _log_file(path: str, options: LogOptions) -> RotatingFileHandler:
+    handler = RotatingFileHandler(
+        path, maxBytes=options.max_size_mb << 20, backupCount=options.max_backups, delay=True
+    )
+    if options.is_compressed:
+        handler.namer = "{}.gz".format
+        handler.rotator = _compress
+    oldest = time.time() - options.max_age_days * 86400
+    for backup in Path(path).parent.glob(f"{Path(path).name}.*"):
+        if backup.stat().st_mtime < oldest:
+            backup.unlink(missing_ok=True)
+    return handler
+
+
+def _compress(source: str, target: str) -> None:
+    with open(source, "rb") as plain, gzip.open(target, "wb") as packed:
+        shutil.copyfileobj(plain, packed)
+    os.unlink(source)

@@ -1,0 +1,437 @@
+"""
+The verbs: from a runtime's request to its answer.
+
+ADD selects, plans, prepares, records, attaches, tells. DEL and CHECK read the ledger and
+nothing else: they work after the NAD, the pod, the annotation, the configuration or the API
+has changed or gone.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from meta_cni.cni import result as results
+from meta_cni.cni import version as versions
+from meta_cni.cni.errors import (
+    AlreadyAttached,
+    BadConfig,
+    BadNetns,
+    CNIError,
+    DamagedEntry,
+    NotAvailable,
+    TryAgainLater,
+    UndoFailed,
+    UnknownContainer,
+    join,
+)
+from meta_cni.cni.request import Request
+from meta_cni.cni.result import Result
+from meta_cni.engine import execute, status
+from meta_cni.engine.ledger import Entry, Ledger, Record
+from meta_cni.engine.networks import Networks
+from meta_cni.engine.plan import Choose, Plan, Wanted, build
+from meta_cni.engine.selection import DEFAULT_NETWORK, NETWORKS, Selection, parse
+from meta_cni.k8s.store import Kind, NotFound, Store
+from meta_cni.linux import netns
+from meta_cni.linux.namespaces import Namespaces
+from meta_cni.settings import Settings
+
+READINESS_WAIT_S = 45.0  # as Multus waits for readinessindicatorfile
+READINESS_POLL_S = 1.0
+LOCK_WAIT_S = 60.0
+CONFIG_SOURCE = "kubernetes.io/config.source"
+CONFIG_HASH = "kubernetes.io/config.hash"
+CONFIG_MIRROR = "kubernetes.io/config.mirror"
+LOG = logging.getLogger("meta_cni")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything outside that the engine works with; put together in compose."""
+
+    store: Store | None
+    choose: Choose
+    construct: execute.Construct
+    status_of: Callable[[str, str], None]
+    """(plugin configuration text, network) -> raises NotAvailable; one plugin's STATUS."""
+    collect: Callable[[Record, frozenset[tuple[str, str]]], None]
+    """(one attachment, valid (container id, interface)) -> one network's GC."""
+    salvage: Callable[[str, str], list[str]]
+    """(container id, netns) -> what could be removed without a ledger entry, in words."""
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.time
+
+
+class Engine:
+    """Serves the requests of one node."""
+
+    def __init__(self, settings: Settings, world: World) -> None:
+        self.settings = settings
+        self.world = world
+        self.ledger = Ledger(Path(settings.cni_dir) / "ledger")
+        self.networks = Networks(settings, world.store)
+
+    def add(self, request: Request, runtime_config: Mapping[str, object], previous: Result | None) -> Result:
+        """Attach a pod to all its networks; on any failure nothing of it is left."""
+        self._wait_until_ready()
+        with self.ledger.locked(request.container_id, LOCK_WAIT_S), Namespaces(request.netns) as namespaces:
+            _refuse_own(namespaces)
+            entry = self._entry_for(request)
+            pod = self._pod(request)
+            plan = self.plan(request, pod, runtime_config, previous)
+            path = self._path(request)
+            records = execute.records_of(plan, self.settings.name, path, namespaces.identity)
+            prepared = execute.prepare(plan, records, self.world.construct, namespaces)
+            grown = replace(entry, records=(*entry.records, *records))
+            self.ledger.write(grown)
+            return self._attach(request, grown, pod, prepared, plan, previous, namespaces)
+
+    def _attach(
+        self,
+        request: Request,
+        entry: Entry,
+        pod: "Pod",
+        prepared: tuple[execute.Prepared, ...],
+        plan: Plan,
+        previous: Result | None,
+        namespaces: Namespaces,
+    ) -> Result:
+        """From the first touch on: every way out that is not success undoes everything."""
+        records = tuple(each.record for each in prepared)
+        try:
+            done = execute.run(prepared, plan.default_routes, previous, namespaces)
+            kept = tuple(each for each in entry.records if each not in records)
+            self.ledger.write(replace(entry, records=(*kept, *done)))
+            attached = _attached(done)
+            self._tell(pod, previous, attached)
+            return status.merged(previous, attached, self.settings.result)
+        except BaseException as error:
+            errors = self._roll_back(entry, records, namespaces)
+            if isinstance(error, CNIError) and errors:
+                raise join([error, *errors]) from error
+            raise
+
+    def _roll_back(
+        self, entry: Entry, records: tuple[Record, ...], namespaces: Namespaces
+    ) -> tuple[CNIError, ...]:
+        left, errors = execute.undo(records, self.world.construct, namespaces)
+        kept = tuple(each for each in entry.records if each.request != records[0].request) if records else ()
+        try:
+            self.ledger.write(replace(entry, records=(*kept, *left)))
+        except CNIError as error:
+            return (*errors, error)
+        return errors
+
+    def plan(
+        self,
+        request: Request,
+        pod: "Pod",
+        runtime_config: Mapping[str, object],
+        previous: Result | None,
+    ) -> Plan:
+        """What an ADD would do; nothing is touched. Raises one error with every mistake found."""
+        is_chained = previous is not None and not (self.settings.delegates or self.settings.cluster_network)
+        if not (is_chained or self.settings.delegates or self.settings.cluster_network):
+            raise BadConfig("no default network: expected delegates, clusterNetwork, or to be chained")
+        wanted = self._wanted(pod, is_chained)
+        return build(
+            request,
+            pod.reference,
+            wanted,
+            self.settings,
+            self.world.choose,
+            runtime_config,
+            is_chained=is_chained,
+        )
+
+    def _wanted(self, pod: "Pod", is_chained: bool) -> tuple[Wanted, ...]:
+        """Default networks, the annotation's, the auxiliary chain; all their mistakes at once."""
+        errors: list[CNIError] = []
+        wanted: list[Wanted] = []
+        is_system = pod.namespace in self.settings.system_namespaces
+        try:
+            if not is_chained:
+                wanted.extend(Wanted(each) for each in self.networks.defaults(is_system))
+        except CNIError as error:
+            errors.append(error)
+        try:
+            wanted.extend(self._selected(pod))
+        except CNIError as error:
+            errors.append(error)
+        try:
+            default = self._default_override(pod)
+            if default is not None and not is_chained:
+                wanted[:1] = [default]
+            auxiliary = self.networks.auxiliary()
+            if auxiliary is not None:
+                wanted.append(Wanted(auxiliary))
+        except CNIError as error:
+            errors.append(error)
+        if errors:
+            raise join(errors)
+        return tuple(wanted)
+
+    def _selected(self, pod: "Pod") -> list[Wanted]:
+        where = f"pod {pod.reference}: annotation {NETWORKS}"
+        selections = parse(pod.annotations.get(NETWORKS, ""), pod.namespace, where)
+        found: list[Wanted] = []
+        errors: list[CNIError] = []
+        for selection in selections:
+            try:
+                found.append(self._selected_network(pod, selection))
+            except CNIError as error:
+                errors.append(error)
+        if errors:
+            raise join(errors)
+        return found
+
+    def _selected_network(self, pod: "Pod", selection: Selection) -> Wanted:
+        """A selected network, when the pod's namespace may use it."""
+        allowed = (pod.namespace, *self.settings.global_namespaces)
+        if self.settings.is_isolated and selection.namespace not in allowed:
+            raise BadConfig(
+                f"{selection.where}: network {selection.reference}: namespaceIsolation is on: "
+                f"expected a network in one of the namespaces {', '.join(allowed)}"
+            )
+        network = self.networks.of_nad(selection.namespace, selection.name, selection.where)
+        return Wanted(network, selection)
+
+    def _default_override(self, pod: "Pod") -> Wanted | None:
+        """The network of the default-network annotation, under the same policy as any other."""
+        where = f"pod {pod.reference}: annotation {DEFAULT_NETWORK}"
+        text = pod.annotations.get(DEFAULT_NETWORK, "")
+        selections = parse(text, self.settings.multus_namespace, where)
+        if len(selections) > 1:
+            raise BadConfig(f"{where}: {len(selections)} networks: expected one default network")
+        return self._selected_network(pod, selections[0]) if selections else None
+
+    def _pod(self, request: Request) -> "Pod":
+        """The pod of the request; one that the store does not know (yet) is no pod without networks."""
+        namespace, name = request.pod_namespace, request.pod_name
+        if self.world.store is None or not name:
+            return Pod(namespace, name, request.pod_uid, {}, None)
+        try:
+            document = self.world.store.get(Kind.POD, namespace or "default", name)
+        except NotFound:
+            if not namespace:
+                return Pod("default", name, "", {}, None)
+            raise TryAgainLater(f"pod {namespace}/{name}: the store does not know it (yet)") from None
+        pod = pod_of(document)
+        _require_same_uid(pod, request.pod_uid)
+        return pod
+
+    def _entry_for(self, request: Request) -> Entry:
+        """The sandbox's entry, with nothing of this request in it."""
+        try:
+            entry = self.ledger.read(request.container_id)
+        except DamagedEntry as error:
+            aside = self.ledger.set_aside(request.container_id)
+            LOG.error("%s; set aside as %s", error.message, aside)
+            entry = None
+        if entry is None:
+            reference = f"{request.pod_namespace}/{request.pod_name}".strip("/")
+            return Entry(request.container_id, reference, request.pod_uid, created_s=self.world.clock())
+        if entry.of_request(request.interface):
+            raise AlreadyAttached(
+                f"container {request.container_id} is already attached as {request.interface}: "
+                "expected a DEL first"
+            )
+        return entry
+
+    def _tell(self, pod: "Pod", previous: Result | None, attached: list[status.Attached]) -> None:
+        """Patch the pod's network-status, unless it says the same already."""
+        if self.world.store is None or pod.document is None:
+            return
+        form = self.settings.network_status
+        entries = status.network_status(previous, self.settings.name, attached, form)
+        text = json.dumps(entries, indent=4, ensure_ascii=False)
+        if pod.annotations.get(status.NETWORK_STATUS) == text:
+            return
+        patch = {"metadata": {"annotations": {status.NETWORK_STATUS: text}}}
+        self.world.store.patch(Kind.POD, pod.namespace, pod.name, patch, subresource="status")
+
+    def delete(self, request: Request) -> None:
+        """Undo what the ledger has of this request; no entry is success."""
+        with self.ledger.locked(request.container_id, LOCK_WAIT_S):
+            try:
+                entry = self.ledger.read(request.container_id)
+            except DamagedEntry as error:
+                raise self._salvaged(request, error) from None
+            if entry is None:
+                return
+            records = entry.of_request(request.interface)
+            errors = self._undo(entry, records, request.netns)
+        if errors:
+            raise join(errors)
+
+    def _undo(self, entry: Entry, records: tuple[Record, ...], path: str) -> tuple[CNIError, ...]:
+        """Undo some records of an entry, and write what is left of it."""
+        if not records:
+            return ()
+        with Namespaces(path or records[0].netns, records[0].netns_identity) as namespaces:
+            if path:
+                _refuse_own(namespaces)
+            left, errors = execute.undo(records, self.world.construct, namespaces)
+        done = tuple(each for each in records if each not in left)
+        self.ledger.write(entry.without(done))
+        return errors
+
+    def _salvaged(self, request: Request, error: DamagedEntry) -> CNIError:
+        """Undo what can be found without the entry, and report; the next DEL finds no entry."""
+        aside = self.ledger.set_aside(request.container_id)
+        removed = self.world.salvage(request.container_id, request.netns)
+        found = ", ".join(removed) or "nothing"
+        return UndoFailed(
+            f"{error.message}: it was set aside as {aside}; removed from the kernel and the stores: "
+            f"{found}; what executed plugins had made is not known"
+        )
+
+    def check(self, request: Request) -> None:
+        """Compare every attachment of the request with what ADD left."""
+        with self.ledger.locked(request.container_id, LOCK_WAIT_S), Namespaces(request.netns) as namespaces:
+            _refuse_own(namespaces)
+            entry = self.ledger.read(request.container_id)
+            records = entry.of_request(request.interface) if entry else ()
+            if not records:
+                raise UnknownContainer(
+                    f"container {request.container_id} has no attachment of {request.interface} in the ledger"
+                )
+            execute.check(records, self.world.construct, namespaces)
+
+    def collect_garbage(self, valid: frozenset[tuple[str, str]]) -> None:
+        """Undo every request of this network that the runtime does not list; then GC each network."""
+        errors: list[CNIError] = []
+        for container_id in self.ledger.container_ids():
+            try:
+                with self.ledger.locked(container_id, LOCK_WAIT_S):
+                    errors.extend(self._collect_one(container_id, valid))
+            except CNIError as error:
+                errors.append(error)
+        errors.extend(self._collect_networks())
+        if errors:
+            raise join(errors)
+
+    def _collect_one(self, container_id: str, valid: frozenset[tuple[str, str]]) -> list[CNIError]:
+        entry = self.ledger.read(container_id)
+        if entry is None:
+            return []
+        stale = tuple(
+            record
+            for record in entry.records
+            if record.request_network == self.settings.name and (container_id, record.request) not in valid
+        )
+        return list(self._undo(entry, stale, ""))
+
+    def _collect_networks(self) -> list[CNIError]:
+        """GC of each network that still has attachments, with exactly those as valid ones."""
+        by_network: dict[str, list[tuple[str, Record]]] = {}
+        for container_id in self.ledger.container_ids():
+            entry = self.ledger.read(container_id)
+            for record in entry.records if entry else ():
+                by_network.setdefault(record.config_name, []).append((container_id, record))
+        errors: list[CNIError] = []
+        for attachments in by_network.values():
+            valid = frozenset((container_id, record.interface) for container_id, record in attachments)
+            try:
+                self.world.collect(attachments[-1][1], valid)
+            except CNIError as error:
+                errors.append(error)
+        return errors
+
+    def status(self) -> None:
+        """Raise NotAvailable (50) when an ADD could not be served now."""
+        path = self.settings.readiness_file
+        if path and not Path(path).exists():
+            raise NotAvailable(f"readinessindicatorfile {path} does not exist: not ready")
+        try:
+            networks = self.networks.defaults(is_system_pod=False)
+        except TryAgainLater:
+            raise
+        except CNIError as error:
+            raise NotAvailable(error.message, error.details) from None
+        for network in networks:
+            for plugin in network.config.plugins:
+                ready = plugin.execution({})
+                self.world.status_of(ready.raw.text(), network.reference)
+
+    def _wait_until_ready(self) -> None:
+        path = self.settings.readiness_file
+        waited_s = 0.0
+        while path and not Path(path).exists():
+            if waited_s >= READINESS_WAIT_S:
+                raise TryAgainLater(
+                    f"readinessindicatorfile {path} does not exist: is the default network ready?"
+                )
+            self.world.sleep(READINESS_POLL_S)
+            waited_s += READINESS_POLL_S
+
+    def _path(self, request: Request) -> tuple[str, ...]:
+        """Where plugins are searched: our `binDir` first, then the runtime's CNI_PATH."""
+        return tuple(dict.fromkeys((self.settings.bin_dir, *request.path)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What the engine needs of a pod; `document` is None when no store has it."""
+
+    namespace: str
+    name: str
+    uid: str
+    annotations: Mapping[str, str]
+    document: Mapping[str, object] | None
+
+    @property
+    def reference(self) -> str:
+        """namespace/name; empty when the runtime named no pod."""
+        return f"{self.namespace}/{self.name}" if self.name else ""
+
+
+def pod_of(document: Mapping[str, object]) -> Pod:
+    """A pod from its object."""
+    metadata = document.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    return Pod(
+        namespace=metadata.get("namespace", "default"),
+        name=metadata.get("name", ""),
+        uid=metadata.get("uid", ""),
+        annotations=metadata.get("annotations") or {},
+        document=document,
+    )
+
+
+def _require_same_uid(pod: Pod, uid: str) -> None:
+    """
+    The runtime's pod and the store's are the same one.
+
+    The kubelet knows a static pod by its configuration's hash, its mirror in the API has a UID of
+    its own; so the hashes count as well.
+    """
+    known = {pod.uid, pod.annotations.get(CONFIG_HASH, ""), pod.annotations.get(CONFIG_MIRROR, "")}
+    is_static = pod.annotations.get(CONFIG_SOURCE, "api") != "api"
+    if uid and pod.uid and uid not in known and not is_static:
+        raise TryAgainLater(
+            f"pod {pod.reference}: expected UID {uid}, the store has {pod.uid}: another pod of this name"
+        )
+
+
+def _attached(records: tuple[Record, ...]) -> list[status.Attached]:
+    return [
+        status.Attached(
+            network=record.network,
+            interface=record.interface,
+            is_default=record.is_default,
+            result=results.parse(record.result or {}, versions.NEWEST),
+            device=record.device,
+            asked_default_route=record.is_route_requested,
+        )
+        for record in records
+    ]
+
+
+def _refuse_own(namespaces: Namespaces) -> None:
+    """A pod's namespace is never the one we run in (code 8), before anything is touched."""
+    if not namespaces.is_gone and netns.is_own(namespaces.pod_fd):
+        raise BadNetns(f"CNI_NETNS {namespaces.path} is the plugin's own network namespace")

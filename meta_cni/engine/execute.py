@@ -1,0 +1,233 @@
+"""
+Doing a plan, undoing it, checking it.
+
+prepare() constructs every delegate, so that nothing is touched unless everything is right.
+run() attaches in order, and on any exception, even a bug of ours, undoes in reverse, the
+failing step included. undo() tries everything, and says exactly what could not be undone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from meta_cni.cni import result as results
+from meta_cni.cni.config import PluginConfig, parse_plugin
+from meta_cni.cni.errors import BadConfig, CNIError, NetnsGone, join
+from meta_cni.cni.result import IPConfig, Result
+from meta_cni.cni.version import NEWEST, at_least
+from meta_cni.delegate import Delegate
+from meta_cni.engine import default_route
+from meta_cni.engine.ledger import Executed, Record
+from meta_cni.engine.plan import DefaultRoute, Plan, Step
+from meta_cni.engine.status import complete
+from meta_cni.linux import address, device, link
+from meta_cni.linux.namespaces import Namespaces
+
+Construct = Callable[[Record, Executed, PluginConfig, Namespaces], Delegate]
+"""Make the delegate of one plugin; raises BadConfig when its configuration is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An attachment whose delegates are constructed and which has touched nothing yet."""
+
+    record: Record
+    delegates: tuple[Delegate, ...]
+
+
+def records_of(plan: Plan, request_network: str, path: tuple[str, ...], identity: str) -> tuple[Record, ...]:
+    """What the ledger is to keep of a plan, before anything is touched."""
+    return tuple(
+        Record(
+            container_id=plan.container_id,
+            request=plan.interface,
+            request_network=request_network,
+            network=step.network,
+            interface=step.interface,
+            config_name=step.config_name,
+            cni_version=step.cni_version,
+            netns=plan.netns,
+            netns_identity=identity,
+            executed=tuple(
+                Executed(each.plugin.type, each.is_builtin, each.plugin.raw.text(), each.binary)
+                for each in step.executions
+            ),
+            cni_args=dict(step.cni_args),
+            path=path,
+            deadline_s=step.deadline_s,
+            group=step.group,
+            device=step.device,
+            is_default=step.is_default,
+            is_check_disabled=step.is_check_disabled,
+            is_route_requested=step.default_route is not None,
+        )
+        for step in plan.steps
+    )
+
+
+def prepare(
+    plan: Plan, records: Sequence[Record], construct: Construct, namespaces: Namespaces
+) -> tuple[Prepared, ...]:
+    """Construct every delegate and look at the pod; raises one error with every mistake."""
+    errors: list[CNIError] = []
+    prepared: list[Prepared] = []
+    for step, record in zip(plan.steps, records, strict=True):
+        try:
+            _look(step, namespaces)
+            delegates = tuple(
+                construct(record, executed, execution.plugin, namespaces)
+                for executed, execution in zip(record.executed, step.executions, strict=True)
+            )
+            prepared.append(Prepared(record, delegates))
+        except CNIError as error:
+            errors.append(error)
+    if errors:
+        raise join(errors)
+    return tuple(prepared)
+
+
+def _look(step: Step, namespaces: Namespaces) -> None:
+    """The name must be free in the pod, and the device must be there."""
+    if step.interface != "lo" and link.find(namespaces.pod, step.interface) is not None:
+        raise BadConfig(
+            f"{step.where}: interface {step.interface} already exists in {namespaces.path}: "
+            "expected a free name"
+        )
+    if step.device and not device.exists(step.device):
+        raise BadConfig(
+            f"{step.where}: device {step.device} is not there: "
+            "expected a PCI or auxiliary-bus address of this node"
+        )
+
+
+def run(
+    prepared: Sequence[Prepared],
+    decisions: Sequence[DefaultRoute],
+    previous: Result | None,
+    namespaces: Namespaces,
+) -> tuple[Record, ...]:
+    """Attach in order, and settle the default routes; returns the records with their results."""
+    is_deciding = default_route.is_needed(decisions, len(prepared))
+    before = default_route.Brought("", ())
+    if is_deciding:
+        before = default_route.take_away(namespaces.pod, "")
+    brought: list[default_route.Brought] = []
+    done: list[tuple[Record, Result]] = []
+    for each in prepared:
+        given = previous if each.record.is_default else None
+        done.append((each.record, _attach(each, given, namespaces)))
+        if is_deciding:
+            brought.append(default_route.take_away(namespaces.pod, each.record.interface))
+    if is_deciding:
+        installed = default_route.settle(namespaces.pod, decisions, before, brought)
+        done = [(record, _with_routes(record, result, installed, namespaces)) for record, result in done]
+    return tuple(replace(record, result=results.to_json(result, NEWEST)) for record, result in done)
+
+
+def _attach(prepared: Prepared, previous: Result | None, namespaces: Namespaces) -> Result:
+    """Run the delegates of one network; each gets what the one before answered."""
+    result = previous
+    for delegate in prepared.delegates:
+        result = delegate.add(result)
+    answered = result if result is not None else Result()
+    return _completed(prepared.record, answered, namespaces)
+
+
+def _completed(record: Record, result: Result, namespaces: Namespaces) -> Result:
+    is_told = any(each.name == record.interface and each.sandbox for each in result.interfaces)
+    if is_told and all(each.interface is not None for each in result.ips):
+        return result
+    found = link.find(namespaces.pod, record.interface)
+    if found is None:
+        return result
+    configured = [] if result.ips else address.dump(namespaces.pod, found.index)
+    return complete(
+        result,
+        record.interface,
+        record.netns,
+        results.Interface(found.name, found.mac),
+        [IPConfig(each.address) for each in configured if not each.address.ip.is_link_local],
+    )
+
+
+def _with_routes(record: Record, result: Result, installed: Sequence[Any], namespaces: Namespaces) -> Result:
+    found = link.find(namespaces.pod, record.interface)
+    return default_route.rewrite(result, record.interface, installed, found.index if found else 0)
+
+
+def undo(
+    records: Sequence[Record], construct: Construct, namespaces: Namespaces
+) -> tuple[tuple[Record, ...], tuple[CNIError, ...]]:
+    """
+    Detach in reverse order; everything is tried.
+
+    Returns the records that are still to be undone, in their order, and the errors. The links
+    of an unbroken run of built-in attachments are deleted in one message before their delegates
+    release what belongs to them: each deletion of its own waits for a grace period of the kernel.
+    """
+    left: list[Record] = []
+    errors: list[CNIError] = []
+    groups: set[int] = set()
+    for record in reversed(records):
+        if record.group and record.group not in groups:
+            groups.add(record.group)
+            errors.extend(_delete_group(record.group, namespaces))
+        failures = _detach(record, construct, namespaces)
+        if failures:
+            left.insert(0, record)
+            errors.extend(failures)
+    return tuple(left), tuple(errors)
+
+
+def _delete_group(group: int, namespaces: Namespaces) -> list[CNIError]:
+    try:
+        if not namespaces.is_gone:
+            namespaces.pod.request([link.delete_group(group)])
+    except NetnsGone:
+        return []
+    except CNIError as error:
+        return [error]
+    return []
+
+
+def _detach(record: Record, construct: Construct, namespaces: Namespaces) -> list[CNIError]:
+    failures: list[CNIError] = []
+    for executed in reversed(record.executed):
+        try:
+            construct(record, executed, _plugin(record, executed), namespaces).delete()
+        except CNIError as error:
+            where = f"detach {record.interface} from network {record.network}"
+            failures.append(_prefixed(error, where))
+        except Exception as error:  # noqa: BLE001 - a bug in one delegate must not keep the others
+            text = f"detach {record.interface} from network {record.network}: {error!r}"
+            failures.append(CNIError(text))
+    return failures
+
+
+def _prefixed(error: CNIError, where: str) -> CNIError:
+    told = CNIError(f"{where}: {error.message}", error.details)
+    told.code = error.code
+    return told
+
+
+def check(records: Sequence[Record], construct: Construct, namespaces: Namespaces) -> None:
+    """Ask every delegate whether its attachment is as ADD left it; the first difference is raised."""
+    for record in records:
+        if record.is_check_disabled or record.result is None:
+            continue
+        if not at_least(record.cni_version, "0.4.0"):
+            continue
+        previous = results.parse(record.result, NEWEST)
+        for executed in record.executed:
+            delegate = construct(record, executed, _plugin(record, executed), namespaces)
+            delegate.check(previous)
+
+
+def _plugin(record: Record, executed: Executed) -> PluginConfig:
+    """The configuration a plugin had at ADD, now with the Result as prevResult (0.4.0 and newer)."""
+    where = f"network {record.network}"
+    plugin = parse_plugin(executed.stdin, where, network=record.config_name, cni_version=record.cni_version)
+    if record.result is None or not at_least(record.cni_version, "0.4.0"):
+        return plugin
+    previous = results.parse(record.result, NEWEST)
+    return plugin.execution({"prevResult": results.to_json(previous, record.cni_version)})

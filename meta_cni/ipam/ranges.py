@@ -1,0 +1,134 @@
+"""
+The arithmetic of host-local's ranges: which addresses there are, and which comes next.
+
+Pure, and never a list: a /64 has no end. The checks and their texts are the reference's.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TypeVar
+
+from meta_cni.cni.config import Section
+from meta_cni.cni.errors import BadConfig
+from meta_cni.cni.result import Address, Network
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Addresses from `start` to `end` inside `subnet`."""
+
+    subnet: Network
+    start: Address
+    end: Address
+    gateway: Address
+
+    def __contains__(self, address: Address) -> bool:
+        return address.version == self.start.version and int(self.start) <= int(address) <= int(self.end)
+
+    def __str__(self) -> str:
+        return f"{self.start}-{self.end}"
+
+
+Item = TypeVar("Item")
+RangeSet = tuple[Range, ...]
+
+
+def parse_sets(section: Section) -> tuple[RangeSet, ...]:
+    """`ranges` of an ipam section, and the older `subnet` beside it as the first set."""
+    value = section.value("ranges")
+    sets: list[RangeSet] = []
+    if section.string("subnet"):
+        sets.append((parse_range(section),))
+    sets.extend(parse_list(section, "ranges") if value is not None else ())
+    return tuple(sets)
+
+
+def parse_list(section: Section, key: str) -> list[RangeSet]:
+    """A list of lists of ranges."""
+    value = section.value(key)
+    if not isinstance(value, list) or not all(isinstance(each, list) and each for each in value):
+        raise section.wrong(key, "a list of range sets, each a list of ranges")
+    sets: list[RangeSet] = []
+    for index, items in enumerate(value):
+        inner = Section(f"{section.where}: {key}[{index}]", {"ranges": items})
+        sets.append(tuple(parse_range(each) for each in inner.sections("ranges")))
+    return sets
+
+
+def parse_range(section: Section) -> Range:
+    """One range; start, end and gateway have the reference's defaults."""
+    subnet = section.network("subnet")
+    host = ip_address(section.string("subnet").split("/")[0])
+    if host != subnet.network_address:
+        raise BadConfig(
+            f"{section.where}: subnet: Network has host bits set. For a subnet mask of length "
+            f"{subnet.prefixlen} the network address is {subnet.network_address}"
+        )
+    if subnet.max_prefixlen - subnet.prefixlen < 2:
+        raise BadConfig(f"{section.where}: subnet: Network {subnet} too small to allocate from")
+    last = subnet.broadcast_address - 1 if subnet.version == 4 else subnet.broadcast_address
+    start = section.address("rangeStart") or subnet.network_address + 1
+    end = section.address("rangeEnd") or last
+    for name, address in (("RangeStart", start), ("RangeEnd", end)):
+        if address not in subnet:
+            raise BadConfig(f"{section.where}: {name} {address} not in network {subnet}")
+    if int(start) > int(end):
+        raise BadConfig(f"{section.where}: RangeStart {start} is after RangeEnd {end}")
+    return Range(subnet, start, end, section.address("gateway") or subnet.network_address + 1)
+
+
+def check_sets(sets: Sequence[RangeSet], where: str) -> None:
+    """Ranges of a set are of one family and apart, and so are the sets."""
+    for index, each in enumerate(sets):
+        if len({range_.subnet.version for range_ in each}) > 1:
+            raise BadConfig(f"{where}: invalid range set {index}: mixed address families")
+        for one, other in _pairs(each):
+            if _overlap(one, other):
+                raise BadConfig(f"{where}: invalid range set {index}: subnets {one} and {other} overlap")
+    for (n, one_set), (m, other_set) in _pairs(tuple(enumerate(sets))):
+        if any(_overlap(one, other) for one in one_set for other in other_set):
+            raise BadConfig(f"{where}: range set {n} overlaps with {m}")
+
+
+def _pairs(items: Sequence[Item]) -> Iterator[tuple[Item, Item]]:
+    return ((one, other) for n, one in enumerate(items) for other in items[n + 1 :])
+
+
+def _overlap(one: Range, other: Range) -> bool:
+    return one.start in other or other.start in one
+
+
+def name_of(set_: RangeSet) -> str:
+    """A set for error texts, as the reference writes it."""
+    return ",".join(str(each) for each in set_)
+
+
+def find(set_: RangeSet, address: Address) -> Range | None:
+    """The range of a set that has the address."""
+    return next((each for each in set_ if address in each), None)
+
+
+def candidates(set_: RangeSet, last: Address | None) -> Iterator[tuple[Address, Range]]:
+    """
+    Every address of a set once, from the one behind `last` around to it; gateways are left out.
+
+    A `last` outside the set, or none, starts at the first address.
+    """
+    start = next((n for n, each in enumerate(set_) if last is not None and last in each), None)
+    if start is None or last is None:
+        spans = [(each, int(each.start), int(each.end)) for each in set_]
+    else:
+        current = set_[start]
+        turned = [*set_[start + 1 :], *set_[:start]]
+        spans = [(current, int(last) + 1, int(current.end))]
+        spans += [(each, int(each.start), int(each.end)) for each in turned]
+        spans.append((current, int(current.start), int(last)))
+    for each, first, final in spans:
+        kind = type(each.start)
+        number = first
+        while number <= final:
+            address = kind(number)
+            if address != each.gateway:
+                yield address, each
+            number += 1

@@ -1,0 +1,345 @@
+"""
+A directory of YAML files as a store: for demos, tests, single nodes and podman.
+
+The files are the user's and are never rewritten by a patch. What a server would add (uid,
+resourceVersion, patched annotations and status) is kept beside them, one small JSON file an
+object, under a directory of our own. An edited file is noticed at the next read: the object
+gets a new resourceVersion, keeps its uid, and what was patched is laid over it again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meta_cni.cni.errors import IOFailure
+from meta_cni.k8s import schema
+from meta_cni.k8s.store import AlreadyExists, Conflict, Event, Invalid, Kind, NotFound, Object, merge_patch
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAXIMUM_BYTES = 1 << 20
+WATCH_POLL_S = 0.05
+KINDS = {kind.value.kind: kind for kind in Kind}
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An object as its file has it."""
+
+    path: Path
+    document: Object
+
+
+class FileStore:
+    """The objects in a directory; several processes may use it at once."""
+
+    def __init__(self, directory: Path, state: Path) -> None:
+        self.directory = directory
+        self.state = state
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """One object; raises NotFound, or Invalid when a file that may hold it cannot be read."""
+        with self._locked():
+            source, problems = self._source(kind, namespace, name)
+            if source is None and problems:
+                raise Invalid(
+                    f"find {kind.value.kind} {namespace}/{name}: not found, and {problems[0]}",
+                    "\n".join(problems),
+                )
+            if source is None:
+                raise NotFound(
+                    f"find {kind.value.kind} {namespace}/{name}: there is none in {self.directory}"
+                )
+            return self._current(kind, source)
+
+    def list(self, kind: Kind, namespace: str | None = None) -> tuple[Sequence[Object], str]:
+        """The objects of a namespace, or of all, by name, and the newest resource version."""
+        with self._locked():
+            sources, _ = self._sources(kind)
+            objects = [self._current(kind, source) for source in sources.values()]
+            wanted = [each for each in objects if namespace in (None, each["metadata"]["namespace"])]
+            return wanted, str(self._version())
+
+    def watch(
+        self, kind: Kind, namespace: str | None, resource_version: str, timeout_s: float
+    ) -> Iterator[Event]:
+        """What changed after a resource version, looked for by reading again; a BOOKMARK ends it."""
+        deadline = time.monotonic() + timeout_s
+        start = int(resource_version or 0)
+        known: dict[str, Object] = {}
+        for each in self.list(kind, namespace)[0]:
+            if int(each["metadata"]["resourceVersion"]) <= start:
+                known[_key(each)] = each
+        while True:
+            objects, version = self.list(kind, namespace)
+            present = {_key(each): each for each in objects}
+            yield from _changes(known, present)
+            known = present
+            if time.monotonic() >= deadline:
+                yield Event("BOOKMARK", {"metadata": {"resourceVersion": version}})
+                return
+            time.sleep(WATCH_POLL_S)
+
+    def create(self, kind: Kind, document: Object) -> Object:
+        """Add an object in a file of its own."""
+        _require_valid(kind, document)
+        namespace, name = _namespace_of(document), document["metadata"]["name"]
+        with self._locked():
+            if self._source(kind, namespace, name)[0] is not None:
+                raise AlreadyExists(f"create {kind.value.kind} {namespace}/{name}: it exists already")
+            path = self.directory / f"{kind.value.kind.lower()}-{namespace}-{name}.yaml"
+            if path.exists():
+                raise AlreadyExists(f"create {kind.value.kind} {namespace}/{name}: {path} exists already")
+            self._write_document(path, document)
+            return self._current(kind, _Source(path, document))
+
+    def replace(self, kind: Kind, document: Object) -> Object:
+        """Replace an object; one that shares its file with others is replaced beside it."""
+        _require_valid(kind, document)
+        namespace, name = _namespace_of(document), document["metadata"]["name"]
+        current = self.get(kind, namespace, name)
+        _require_current(document, current)
+        patch = _difference(current, document)
+        patch.setdefault("metadata", {})["resourceVersion"] = current["metadata"]["resourceVersion"]
+        return self.patch(kind, namespace, name, patch)
+
+    def patch(
+        self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
+    ) -> Object:
+        """Lay a merge patch over an object; its file is left as it is."""
+        current = self.get(kind, namespace, name)
+        _require_current(patch, current)
+        with self._locked():
+            source, _ = self._source(kind, namespace, name)
+            if source is None:
+                raise NotFound(
+                    f"patch {kind.value.kind} {namespace}/{name}: there is none in {self.directory}"
+                )
+            known = self._known(kind, namespace, name)
+            kept = {key: value for key, value in patch.items() if key != "metadata"}
+            metadata = dict(patch.get("metadata") or {})
+            for key in ("resourceVersion", "uid", "name", "namespace"):
+                metadata.pop(key, None)
+            kept["metadata"] = metadata
+            _require_valid(kind, merge_patch(_with_namespace(source.document), _laid(known["patch"], kept)))
+            known["patch"] = _laid(known["patch"], kept)
+            known["resourceVersion"] = self._next_version()
+            self._write_known(kind, namespace, name, known)
+            return _dressed(source.document, known)
+
+    def delete(self, kind: Kind, namespace: str, name: str) -> None:
+        """Remove an object's file; one that shares it with others cannot be removed here."""
+        with self._locked():
+            source, _ = self._source(kind, namespace, name)
+            if source is None:
+                raise NotFound(
+                    f"delete {kind.value.kind} {namespace}/{name}: there is none in {self.directory}"
+                )
+            if len(_documents(source.path)) != 1:
+                raise Invalid(
+                    f"delete {kind.value.kind} {namespace}/{name}: {source.path} holds other objects too"
+                )
+            source.path.unlink()
+            self._known_path(kind, namespace, name).unlink(missing_ok=True)
+            self._next_version()
+
+    def problems(self) -> Sequence[str]:
+        """Everything wrong with the files: what cannot be read, and what breaks a schema."""
+        found: list[str] = []
+        for kind in Kind:
+            sources, unreadable = self._sources(kind)
+            found.extend(each for each in unreadable if each not in found)
+            for source in sources.values():
+                found.extend(f"{source.path}: {each}" for each in schema.problems(kind, source.document))
+        return found
+
+    def _source(self, kind: Kind, namespace: str, name: str) -> tuple[_Source | None, Sequence[str]]:
+        sources, problems = self._sources(kind)
+        return sources.get(f"{namespace}/{name}"), problems
+
+    def _sources(self, kind: Kind) -> tuple[dict[str, _Source], Sequence[str]]:
+        """The objects of a kind by namespace/name, and what could not be read."""
+        found: dict[str, _Source] = {}
+        problems: list[str] = []
+        for path in sorted(path for path in self.directory.rglob("*") if path.suffix in SUFFIXES):
+            try:
+                documents = _documents(path)
+            except Invalid as error:
+                problems.append(error.message)
+                continue
+            for document in documents:
+                if document.get("kind") != kind.value.kind:
+                    continue
+                key = _key(document)
+                if key in found:
+                    raise Invalid(
+                        f"{kind.value.kind} {key}: expected it once: in {found[key].path} and in {path}"
+                    )
+                found[key] = _Source(path, document)
+        return found, problems
+
+    def _current(self, kind: Kind, source: _Source) -> Object:
+        """The object with what a server would add; a changed file gets a new resource version."""
+        namespace, name = _namespace_of(source.document), source.document["metadata"]["name"]
+        known = self._known(kind, namespace, name)
+        digest = hashlib.sha256(json.dumps(source.document, sort_keys=True, default=str).encode()).hexdigest()
+        if known.get("digest") != digest:
+            known.update(digest=digest, resourceVersion=self._next_version())
+            self._write_known(kind, namespace, name, known)
+        return _dressed(source.document, known)
+
+    def _known_path(self, kind: Kind, namespace: str, name: str) -> Path:
+        return self.state / f"{kind.value.plural}_{namespace}_{name}.json"
+
+    def _known(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        try:
+            known: dict[str, Any] = json.loads(self._known_path(kind, namespace, name).read_text())
+        except (FileNotFoundError, ValueError):
+            return {"uid": str(uuid.uuid4()), "patch": {}}
+        return known
+
+    def _write_known(self, kind: Kind, namespace: str, name: str, known: dict[str, Any]) -> None:
+        self._write(self._known_path(kind, namespace, name), json.dumps(known))
+
+    def _version(self) -> int:
+        try:
+            return int((self.state / "version").read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def _next_version(self) -> str:
+        version = str(self._version() + 1)
+        self._write(self.state / "version", version)
+        return version
+
+    def _write_document(self, path: Path, document: Object) -> None:
+        import yaml  # noqa: PLC0415 - only for those who write files
+
+        self._write(path, yaml.safe_dump(document, sort_keys=False))
+
+    def _write(self, path: Path, text: str) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise IOFailure(f"write {path}: {error.strerror}") from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise IOFailure(f"open {self.state / 'lock'}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _documents(path: Path) -> list[Object]:
+    """The objects in a file; raises Invalid naming file and line."""
+    import yaml  # noqa: PLC0415 - only for those who keep objects in files
+
+    try:
+        if path.stat().st_size > MAXIMUM_BYTES:
+            raise Invalid(f"read {path}: expected at most {MAXIMUM_BYTES} bytes")
+        found = list(yaml.load_all(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except OSError as error:
+        raise Invalid(f"read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark is not None else ""
+        raise Invalid(f"read {path}{line}: {getattr(error, 'problem', None) or 'is not YAML'}") from None
+    objects: list[Any] = []
+    for document in found:
+        items = document.get("items") if isinstance(document, dict) and "items" in document else [document]
+        objects.extend(each for each in items or [] if each is not None)
+    for each in objects:
+        if not isinstance(each, dict) or not isinstance(each.get("metadata"), dict) or not each.get("kind"):
+            raise Invalid(f"read {path}: expected Kubernetes objects with kind and metadata")
+        if not isinstance(each["metadata"].get("name"), str):
+            raise Invalid(f"read {path}: {each['kind']}: expected metadata.name")
+    return objects
+
+
+def _namespace_of(document: Object) -> str:
+    return str(document["metadata"].get("namespace") or "default")
+
+
+def _key(document: Object) -> str:
+    return f"{_namespace_of(document)}/{document['metadata']['name']}"
+
+
+def _with_namespace(document: Object) -> Object:
+    return {**document, "metadata": {**document["metadata"], "namespace": _namespace_of(document)}}
+
+
+def _dressed(document: Object, known: Mapping[str, Any]) -> Object:
+    """The file's object under what was patched, with the server's metadata."""
+    dressed: Object = merge_patch(_with_namespace(document), known["patch"])
+    dressed["metadata"].setdefault("uid", known["uid"])
+    dressed["metadata"]["resourceVersion"] = known["resourceVersion"]
+    return dressed
+
+
+def _laid(old: Any, new: Any) -> Any:
+    """Two merge patches as one: nulls stay, because they take away what the file has."""
+    if not isinstance(new, Mapping):
+        return new
+    laid = dict(old) if isinstance(old, Mapping) else {}
+    for key, value in new.items():
+        laid[key] = _laid(laid.get(key), value) if isinstance(value, Mapping) else value
+    return laid
+
+
+def _difference(current: Object, wanted: Object) -> Object:
+    """The merge patch that turns one object into another, the server's metadata aside."""
+    patch: Object = {}
+    for key in {**current, **wanted}:
+        old, new = current.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = _difference(old, new)
+            if inner:
+                patch[key] = inner
+        elif old != new and key not in ("uid", "resourceVersion"):
+            patch[key] = new
+    return patch
+
+
+def _changes(known: dict[str, Object], present: dict[str, Object]) -> Iterator[Event]:
+    for key, each in present.items():
+        if key not in known:
+            yield Event("ADDED", each)
+        elif known[key]["metadata"]["resourceVersion"] != each["metadata"]["resourceVersion"]:
+            yield Event("MODIFIED", each)
+    for key, each in known.items():
+        if key not in present:
+            yield Event("DELETED", each)
+
+
+def _require_valid(kind: Kind, document: Object) -> None:
+    found = schema.problems(kind, document)
+    if found:
+        raise Invalid(f"{kind.value.kind}: {'; '.join(found)}")
+
+
+def _require_current(wanted: Mapping[str, Any], current: Object) -> None:
+    version = (wanted.get("metadata") or {}).get("resourceVersion")
+    if version not in (None, current["metadata"]["resourceVersion"]):
+        metadata = current["metadata"]
+        raise Conflict(
+            f"{current['kind']} {_key(current)}: it changed: "
+            f"expected resourceVersion {metadata['resourceVersion']}"
+        )

@@ -1,0 +1,112 @@
+"""
+Kubernetes objects as plain dicts behind seven verbs, wherever they are kept.
+
+The verbs, their conflicts and their resource versions are the API server's, so that what works
+on a directory of files works on a cluster.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from meta_cni.cni.errors import BadConfig, CNIError, TryAgainLater
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Where objects of a kind live in the API."""
+
+    kind: str
+    group: str
+    version: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """As written in an object's `apiVersion`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+class Kind(Enum):
+    """The kinds we read and write; all are namespaced."""
+
+    POD = Resource("Pod", "", "v1", "pods")
+    NETWORK_ATTACHMENT_DEFINITION = Resource(
+        "NetworkAttachmentDefinition", "k8s.cni.cncf.io", "v1", "network-attachment-definitions"
+    )
+
+
+class NotFound(CNIError):
+    """There is no object of this name."""
+
+
+class Conflict(TryAgainLater):
+    """The object changed since it was read (409)."""
+
+
+class AlreadyExists(BadConfig):
+    """There is an object of this name already (409)."""
+
+
+class Invalid(BadConfig):
+    """The object breaks its schema, or its file cannot be read (422)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change that a watch tells: ADDED, MODIFIED, DELETED or BOOKMARK."""
+
+    type: str
+    object: Object
+
+
+class Store(Protocol):
+    """Objects by kind, namespace and name; every method may raise TryAgainLater."""
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """One object; raises NotFound."""
+        ...
+
+    def list(self, kind: Kind, namespace: str | None = None) -> tuple[Sequence[Object], str]:
+        """The objects of a namespace, or of all, and the resource version to watch from."""
+        ...
+
+    def watch(
+        self, kind: Kind, namespace: str | None, resource_version: str, timeout_s: float
+    ) -> Iterator[Event]:
+        """What changed after a resource version, until the time is over."""
+        ...
+
+    def create(self, kind: Kind, document: Object) -> Object:
+        """Add an object; raises AlreadyExists or Invalid."""
+        ...
+
+    def replace(self, kind: Kind, document: Object) -> Object:
+        """Replace an object; raises Conflict when its resourceVersion is given and old."""
+        ...
+
+    def patch(
+        self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
+    ) -> Object:
+        """Apply a JSON merge patch (RFC 7396); a resourceVersion in it is a condition."""
+        ...
+
+    def delete(self, kind: Kind, namespace: str, name: str) -> None:
+        """Remove an object; raises NotFound."""
+        ...
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2: null removes, an object merges, anything else replaces."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), value)
+    return merged

@@ -1,0 +1,172 @@
+"""
+What every delegate does to a link in the pod: addresses, routes, up, announced, checked.
+
+One batch of messages sets it all. The addresses come from an IPAM, which vouches that they are
+nobody else's; so there is no duplicate address detection to wait for, and the neighbours are
+told at once instead (RFC 5227, gratuitous ARP; RFC 4861 7.2.6, unsolicited advertisement).
+"""
+
+import socket as sockets
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import IPv6Address
+
+from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import CheckFailed, KernelError
+from meta_cni.cni.result import DNS, Address, IPConfig, Result
+from meta_cni.cni.result import Route as ResultRoute
+from meta_cni.linux import address, link, netns, route, sysctl
+from meta_cni.linux.link import Link
+from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux.route import RT_TABLE_MAIN, Route
+
+ETH_P_ARP = 0x0806  # <linux/if_ether.h>
+ALL_NODES = "ff02::1"
+NEIGHBOUR_ADVERTISEMENT = 136  # RFC 4861 4.4
+OVERRIDE = 0x20000000
+TARGET_LINK_LAYER_ADDRESS = 2
+IPV6_MULTICAST_HOPS = 18  # <linux/in6.h>
+
+
+def configure(
+    namespaces: Namespaces, found: Link, result: Result, *, is_nodad: bool = True, is_up: bool = True
+) -> None:
+    """Set the result's addresses and routes on a link of the pod, in one batch; raises KernelError."""
+    if any(each.address.version == 6 for each in result.ips):
+        netns.run_in(namespaces.pod_fd, lambda: _enable_ipv6(found.name))
+    batch = [link.set_link(found.index, is_up=True)] if is_up else []
+    batch += [address.add(found.index, each.address, is_nodad=is_nodad) for each in result.ips]
+    batch += [route.add(each, append=True) for each in _routes(found.index, result)]
+    if batch:
+        namespaces.pod.request(batch)
+
+
+def _enable_ipv6(interface: str) -> None:
+    for name in ("lo", interface):
+        sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", "0")
+
+
+def _routes(index: int, result: Result) -> list[Route]:
+    return [
+        Route(
+            destination=each.destination,
+            gateway=_next_hop(each, result),
+            interface_index=index,
+            table=each.table if each.table is not None else RT_TABLE_MAIN,
+            priority=each.priority,
+            scope=each.scope,
+            mtu=each.mtu,
+            advmss=each.advmss,
+        )
+        for each in result.routes
+    ]
+
+
+def _next_hop(wanted: ResultRoute, result: Result) -> Address | None:
+    """The route's gateway, else the first one of its family."""
+    if wanted.gateway is not None:
+        return wanted.gateway
+    version = wanted.destination.version
+    gateways = (each.gateway for each in result.ips if each.address.version == version)
+    return next((each for each in gateways if each is not None), None)
+
+
+def with_gateways(result: Result) -> Result:
+    """The result with the next hop filled in that its routes get."""
+    routes = tuple(replace(each, gateway=_next_hop(each, result)) for each in result.routes)
+    return replace(result, routes=routes)
+
+
+def check(namespaces: Namespaces, interface: str, previous: Result) -> Link:
+    """
+    The link, with every address and route that the result gives it; raises CheckFailed.
+
+    Addresses are those of this interface's index in the result; a route to a destination that
+    the result names must be there in its table, through this interface.
+    """
+    found = link.find(namespaces.pod, interface)
+    if found is None:
+        raise CheckFailed(f"check {interface}: there is no such interface in {namespaces.path}")
+    indexes = [n for n, each in enumerate(previous.interfaces) if each.name == interface and each.sandbox]
+    told = [previous.interfaces[n] for n in indexes]
+    if told and told[0].mac and told[0].mac.lower() != found.mac:
+        raise CheckFailed(f"check {interface}: its MAC is {found.mac}: expected {told[0].mac}")
+    own = [each for each in previous.ips if each.interface in (None, *indexes)]
+    _check_addresses(namespaces, found, own)
+    _check_routes(namespaces, found, previous)
+    return found
+
+
+def _check_addresses(namespaces: Namespaces, found: Link, expected: Sequence[IPConfig]) -> None:
+    present = {each.address for each in address.dump(namespaces.pod, found.index)}
+    for each in expected:
+        if each.address not in present:
+            raise CheckFailed(f"check {found.name}: address {each.address} is not there")
+
+
+def _check_routes(namespaces: Namespaces, found: Link, previous: Result) -> None:
+    for wanted in previous.routes:
+        table = wanted.table if wanted.table is not None else RT_TABLE_MAIN
+        hop = _next_hop(wanted, previous)
+        present = [
+            each for each in route.dump(namespaces.pod, table) if each.destination == wanted.destination
+        ]
+        is_there = any(
+            each.interface_index == found.index and hop in (None, each.gateway) for each in present
+        )
+        if not is_there:
+            raise CheckFailed(f"check {found.name}: route {wanted.destination} via {hop} is not there")
+
+
+def announce(
+    namespaces: Namespaces, interface: str, mac: str, addresses: Sequence[IPConfig]
+) -> list[KernelError]:
+    """Tell the neighbours where the addresses are now; failures are returned, nothing depends on it."""
+
+    def send() -> list[KernelError]:
+        errors: list[KernelError] = []
+        for each in addresses:
+            try:
+                if isinstance(each.address.ip, IPv6Address):
+                    _advertise(each.address.ip, interface, mac)
+                else:
+                    _arp(each.address.ip.packed, interface, mac)
+            except OSError as error:
+                errors.append(KernelError(f"announce {each.address.ip} on {interface}", error.errno or 0))
+        return errors
+
+    return netns.run_in(namespaces.pod_fd, send)
+
+
+def _arp(address_bytes: bytes, interface: str, mac: str) -> None:
+    """An ARP request for one's own address (RFC 5227 section 3)."""
+    sender = bytes.fromhex(mac.replace(":", ""))
+    broadcast = b"\xff" * 6
+    packet = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + address_bytes + broadcast + address_bytes
+    with sockets.socket(sockets.AF_PACKET, sockets.SOCK_DGRAM, sockets.htons(ETH_P_ARP)) as raw:
+        raw.sendto(packet, (interface, ETH_P_ARP, 0, 0, broadcast))
+
+
+def _advertise(ip: IPv6Address, interface: str, mac: str) -> None:
+    """An unsolicited neighbour advertisement; the kernel fills in the checksum."""
+    target = struct.pack("!BB", TARGET_LINK_LAYER_ADDRESS, 1) + bytes.fromhex(mac.replace(":", ""))
+    packet = struct.pack("!BBHI", NEIGHBOUR_ADVERTISEMENT, 0, 0, OVERRIDE) + ip.packed + target
+    with sockets.socket(sockets.AF_INET6, sockets.SOCK_RAW, sockets.IPPROTO_ICMPV6) as raw:
+        raw.setsockopt(sockets.IPPROTO_IPV6, IPV6_MULTICAST_HOPS, 255)
+        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_BINDTODEVICE, interface.encode())
+        raw.bind((str(ip), 0))
+        raw.sendto(packet, (ALL_NODES, 0, 0, sockets.if_nametoindex(interface)))
+
+
+def dns_of(config: PluginConfig) -> DNS:
+    """`dns` of the configuration."""
+    section = config.section.section("dns")
+    if section is None:
+        return DNS()
+    return DNS(
+        section.strings("nameservers"),
+        section.string("domain"),
+        section.strings("search"),
+        section.strings("options"),
+    )

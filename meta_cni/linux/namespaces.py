@@ -1,0 +1,90 @@
+"""
+The namespaces of one request: opened when first asked for, closed together.
+
+Most of a DEL's work needs no pod namespace, and often there is none left; so opening waits
+for the first use, and a namespace that is gone raises NetnsGone each time.
+"""
+
+import os
+from types import TracebackType
+
+from meta_cni.cni.errors import NetnsGone
+from meta_cni.linux import netns
+from meta_cni.linux.netlink import Socket
+
+
+class Namespaces:
+    """Sockets in the node's and in the pod's namespace, and the pod's descriptor."""
+
+    def __init__(self, path: str, expected_identity: str = "") -> None:
+        """`expected_identity` is what identity() gave at ADD; another namespace counts as gone."""
+        self.path = path
+        self._expected_identity = expected_identity
+        self._host: Socket | None = None
+        self._pod: Socket | None = None
+        self._fd: int | None = None
+
+    def __enter__(self) -> "Namespaces":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def host(self) -> Socket:
+        """A socket in the namespace of the node."""
+        if self._host is None:
+            self._host = Socket.open_host()
+        return self._host
+
+    @property
+    def pod(self) -> Socket:
+        """A socket in the pod's namespace; raises NetnsGone when that is gone."""
+        if self._pod is None:
+            self._pod = Socket.open_in(self.pod_fd)
+        return self._pod
+
+    @property
+    def pod_fd(self) -> int:
+        """The open descriptor of the pod's namespace; raises NetnsGone when that is gone."""
+        if self._fd is None:
+            if not self.path:
+                raise NetnsGone("open the pod's network namespace: CNI_NETNS is empty")
+            descriptor = netns.open_netns(self.path)
+            if self._expected_identity and _text(descriptor) != self._expected_identity:
+                os.close(descriptor)
+                raise NetnsGone(f"open {self.path}: another network namespace has its place")
+            self._fd = descriptor
+        return self._fd
+
+    @property
+    def identity(self) -> str:
+        """Device and inode of the pod's namespace, to know it again."""
+        return _text(self.pod_fd)
+
+    @property
+    def is_gone(self) -> bool:
+        """There is no pod namespace (any more)."""
+        try:
+            return self.pod_fd < 0
+        except NetnsGone:
+            return True
+
+    def close(self) -> None:
+        """Close whatever was opened."""
+        for socket in (self._host, self._pod):
+            if socket is not None:
+                socket.close()
+        if self._fd is not None:
+            os.close(self._fd)
+        self._host = self._pod = self._fd = None
+
+
+def _text(descriptor: int) -> str:
+    device, inode = netns.identity(descriptor)
+    return f"{device}:{inode}"

@@ -1,0 +1,243 @@
+"""
+A netlink socket of our own: one datagram for a batch of messages, one answer for each.
+
+The codecs are pyroute2's message classes; its `IPRoute` costs 0.6 to 1.1 ms a call where these
+messages cost little over the kernel's time. Sequence numbers, acknowledgements, extended
+acknowledgements and interrupted dumps (<linux/netlink.h>) are handled here.
+"""
+
+import errno
+import os
+import socket as sockets
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from meta_cni.cni.errors import KernelError
+from meta_cni.linux import netns
+
+NETLINK_ROUTE = 0
+SOL_NETLINK = 270
+NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12  # <linux/netlink.h>
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 0x1, 0x4, 0x8, 0x10
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
+NLM_F_DUMP = 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLMSGERR_ATTR_MSG = 1
+HEADER = struct.Struct("=IHHII")
+RECEIVE_BYTES = 1 << 20
+DUMP_TRIES = 5  # as the reference plugins
+
+Message = Any
+"""A pyroute2 message; the library has no types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One message and how its failure is told."""
+
+    action: str
+    """What it does, for error texts: verb and object."""
+    message: Message
+    type: int
+    flags: int = 0
+    tolerate: frozenset[int] = field(default_factory=frozenset)
+    """Error numbers that count as success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one message: what the kernel echoed, and the error it was tolerated with."""
+
+    echoed: tuple[Message, ...] = ()
+    errno: int = 0
+
+
+@dataclass(slots=True)
+class _Pending:
+    request: Request
+    echoed: list[Message] = field(default_factory=list)
+    errno: int = 0
+    extack: str = ""
+    is_done: bool = False
+
+
+class Socket:
+    """One NETLINK_ROUTE socket; it is not shared between threads."""
+
+    def __init__(self, raw: sockets.socket, timeout_s: float = 10.0) -> None:
+        self._raw = raw
+        self._sequence = 0
+        raw.settimeout(timeout_s)
+        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, RECEIVE_BYTES)
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+            raw.setsockopt(SOL_NETLINK, option, 1)
+        raw.bind((0, 0))
+
+    @classmethod
+    def open_host(cls, timeout_s: float = 10.0) -> "Socket":
+        """A socket in the namespace of the calling thread."""
+        return cls(_raw_socket(), timeout_s)
+
+    @classmethod
+    def open_in(cls, descriptor: int, timeout_s: float = 10.0) -> "Socket":
+        """A socket in the namespace of a descriptor."""
+        return cls(netns.run_in(descriptor, _raw_socket), timeout_s)
+
+    def __enter__(self) -> "Socket":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._raw.close()
+
+    def request(self, batch: Sequence[Request]) -> list[Reply]:
+        """
+        Send all messages as one datagram and read every answer.
+
+        The kernel goes on after a message that fails; the first failure is raised as KernelError
+        when all answers have been read, so the socket stays usable.
+        """
+        pending: dict[int, _Pending] = {}
+        datagram = bytearray()
+        for each in batch:
+            self._sequence += 1
+            pending[self._sequence] = _Pending(each)
+            flags = each.flags | NLM_F_REQUEST | NLM_F_ACK
+            datagram += encode(each.message, each.type, flags, self._sequence)
+        self._send(datagram, batch[0].action)
+        while not all(waiting.is_done for waiting in pending.values()):
+            for header, body in self._receive(batch[0].action):
+                _take(header, body, pending)
+        for waiting in pending.values():
+            if waiting.errno and waiting.errno not in waiting.request.tolerate:
+                raise KernelError(waiting.request.action, waiting.errno, waiting.extack)
+        return [Reply(tuple(waiting.echoed), waiting.errno) for waiting in pending.values()]
+
+    def dump(self, message: Message, type_: int, action: str, flags: int = NLM_F_DUMP) -> list[Message]:
+        """Every object of a kind; repeated while the kernel says that it changed meanwhile."""
+        found: list[Message] = []
+        for _ in range(DUMP_TRIES):
+            found, is_interrupted = self._dump_once(message, type_, action, flags)
+            if not is_interrupted:
+                break
+        return found
+
+    def _dump_once(self, message: Message, type_: int, action: str, flags: int) -> tuple[list[Message], bool]:
+        self._sequence += 1
+        self._send(encode(message, type_, flags | NLM_F_REQUEST, self._sequence), action)
+        found: list[Message] = []
+        is_interrupted = False
+        while True:
+            for (_, kind, header_flags, sequence, _), body in self._receive(action):
+                if sequence != self._sequence:
+                    continue
+                is_interrupted |= bool(header_flags & NLM_F_DUMP_INTR)
+                if kind in (NLMSG_DONE, NLMSG_ERROR):
+                    number, extack = _error_of(header_flags, body)
+                    if number:
+                        raise KernelError(action, number, extack)
+                    return found, is_interrupted
+                found.append(decode(type(message), body))
+
+    def _send(self, datagram: bytes | bytearray, action: str) -> None:
+        try:
+            self._raw.send(datagram)
+        except OSError as error:
+            raise KernelError(action, error.errno or errno.EIO) from None
+
+    def _receive(self, action: str) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
+        try:
+            data = self._raw.recv(RECEIVE_BYTES)
+        except TimeoutError:
+            raise KernelError(action, errno.ETIMEDOUT) from None
+        except OSError as error:
+            raise KernelError(action, error.errno or errno.EIO) from None
+        return list(split(data))
+
+
+def _raw_socket() -> sockets.socket:
+    kind = sockets.SOCK_RAW | sockets.SOCK_CLOEXEC
+    try:
+        return sockets.socket(sockets.AF_NETLINK, kind, NETLINK_ROUTE)
+    except OSError as error:
+        raise KernelError("open a netlink socket", error.errno or errno.EIO) from None
+
+
+def encode(message: Message, type_: int, flags: int, sequence: int) -> bytes:
+    """A message with its netlink header, padded for the next one."""
+    message.reset()
+    message["header"]["type"] = type_
+    message["header"]["flags"] = flags
+    message["header"]["sequence_number"] = sequence
+    message.encode()
+    data = bytes(message.data)
+    return data + bytes(-len(data) % 4)
+
+
+def decode(kind: type[Message], body: bytes) -> Message:
+    """One received message, header included."""
+    message = kind(body)
+    message.decode()
+    return message
+
+
+def split(data: bytes) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
+    """The messages of a datagram: (length, type, flags, sequence, port) and the whole message."""
+    messages: list[tuple[tuple[int, int, int, int, int], bytes]] = []
+    offset = 0
+    while offset + HEADER.size <= len(data):
+        header = HEADER.unpack_from(data, offset)
+        if header[0] < HEADER.size:
+            break
+        messages.append((header, data[offset : offset + header[0]]))
+        offset += (header[0] + 3) & ~3
+    return messages
+
+
+def _take(header: tuple[int, int, int, int, int], body: bytes, pending: dict[int, _Pending]) -> None:
+    """Note one received message with the request it answers; others' are passed over."""
+    _, kind, flags, sequence, _ = header
+    waiting = pending.get(sequence)
+    if waiting is None:
+        return
+    if kind == NLMSG_ERROR:
+        waiting.errno, waiting.extack = _error_of(flags, body)
+        waiting.is_done = True
+    elif kind != NLMSG_DONE:
+        waiting.echoed.append(decode(type(waiting.request.message), body))
+
+
+def _error_of(flags: int, body: bytes) -> tuple[int, str]:
+    """The error number (0 for an acknowledgement) and the kernel's own words (NLMSGERR_ATTR_MSG)."""
+    (code,) = struct.unpack_from("=i", body, HEADER.size)
+    if not flags & NLM_F_ACK_TLVS:
+        return -code, ""
+    offset = HEADER.size + 4
+    if struct.unpack_from("=H", body, 4)[0] == NLMSG_ERROR:
+        (inner,) = struct.unpack_from("=I", body, offset)
+        offset += HEADER.size if flags & NLM_F_CAPPED else (inner + 3) & ~3
+    while offset + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, offset)
+        if length < 4:
+            break
+        if kind & 0x3FFF == NLMSGERR_ATTR_MSG:
+            return -code, body[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
+        offset += (length + 3) & ~3
+    return -code, ""
+
+
+def random_suffix() -> str:
+    """Eight hex digits, for names that must not collide."""
+    return os.urandom(4).hex()
