@@ -2,14 +2,14 @@
 
 from importlib import import_module
 
-from meta_cni.delegate import Delegate
+from meta_cni.delegate import BuiltIn
 
 BUILTIN = {"bridge": "Bridge", "macvlan": "Macvlan"}
 """CNI type -> class; the module has the type's name."""
 
 
-def load(plugin_type: str) -> type[Delegate]:
+def load(plugin_type: str) -> type[BuiltIn]:
     """The class of a built-in type; KeyError when it is none."""
     module = import_module(f"delegates.{plugin_type.replace('-', '_')}")
-    delegate: type[Delegate] = getattr(module, BUILTIN[plugin_type])
+    delegate: type[BuiltIn] = getattr(module, BUILTIN[plugin_type])
     return delegate

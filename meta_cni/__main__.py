@@ -23,5 +23,25 @@ def main() -> int:
     return command_line(sys.argv[1:])
 
 
+def bridge() -> int:
+    """The built-in bridge as a plugin of its own."""
+    return _standalone("bridge")
+
+
+def macvlan() -> int:
+    """The built-in macvlan as a plugin of its own."""
+    return _standalone("macvlan")
+
+
+def _standalone(plugin_type: str) -> int:
+    from meta_cni.standalone import serve  # noqa: PLC0415 - the meta plugin needs it not
+
+    stdin = b"" if os.environ.get("CNI_COMMAND") == "VERSION" else sys.stdin.buffer.read()
+    answer, code = serve(plugin_type, os.environ, stdin)
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+    return code
+
+
 if __name__ == "__main__":
     sys.exit(main())

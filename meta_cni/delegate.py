@@ -61,11 +61,7 @@ class Attachment:
 
 
 class Delegate(Protocol):
-    """One attachment by one plugin configuration."""
-
-    def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
-        """Validate; raises BadConfig. Nothing is touched."""
-        ...
+    """One attachment by one plugin configuration; constructing it validated everything."""
 
     def add(self, previous: Result | None) -> Result:
         """Make the interface; what a failing ADD made is removed by delete()."""
@@ -77,6 +73,14 @@ class Delegate(Protocol):
 
     def delete(self) -> None:
         """Remove everything; gone is success, and the netns may be gone too."""
+        ...
+
+
+class BuiltIn(Delegate, Protocol):
+    """A delegate that runs in this process."""
+
+    def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
+        """Validate; raises BadConfig. Nothing is touched."""
         ...
 
     @classmethod

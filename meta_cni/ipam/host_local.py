@@ -318,7 +318,7 @@ def _files(directory: Path) -> Iterator[tuple[Address, Path, str, str]]:
     for path in sorted(directory.iterdir()):
         try:
             address = ip_address(path.name)
-            container_id, _, interface = path.read_text().strip().partition("\r\n")
+            container_id, _, interface = path.read_bytes().decode().strip().partition("\n")
         except (ValueError, OSError):
             continue
         yield address, path, container_id.strip(), interface.strip()

@@ -142,7 +142,7 @@ class FileStore:
                 raise NotFound(
                     f"delete {kind.value.kind} {namespace}/{name}: there is none in {self.directory}"
                 )
-            if len(_documents(source.path)) != 1:
+            if len(documents(source.path)) != 1:
                 raise Invalid(
                     f"delete {kind.value.kind} {namespace}/{name}: {source.path} holds other objects too"
                 )
@@ -170,11 +170,11 @@ class FileStore:
         problems: list[str] = []
         for path in sorted(path for path in self.directory.rglob("*") if path.suffix in SUFFIXES):
             try:
-                documents = _documents(path)
+                objects = documents(path)
             except Invalid as error:
                 problems.append(error.message)
                 continue
-            for document in documents:
+            for document in objects:
                 if document.get("kind") != kind.value.kind:
                     continue
                 key = _key(document)
@@ -248,7 +248,7 @@ class FileStore:
             os.close(descriptor)
 
 
-def _documents(path: Path) -> list[Object]:
+def documents(path: Path) -> list[Object]:
     """The objects in a file; raises Invalid naming file and line."""
     import yaml  # noqa: PLC0415 - only for those who keep objects in files
 

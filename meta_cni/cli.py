@@ -1,0 +1,240 @@
+"""
+The command line: what would be done, what is wrong, what is attached; attach and detach by hand.
+
+    meta-cni plan POD.yaml             step by step, without touching anything
+    meta-cni validate FILE...          every mistake in NADs, pods and our configuration
+    meta-cni attach NETNS --pod FILE   as a container runtime would
+    meta-cni detach NETNS
+    meta-cni attachments [-o json|svg]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+CONFIG_DIRECTORY = "/etc/cni/net.d"
+PLUGIN_PATH = "/opt/cni/bin:/usr/lib/cni"
+
+
+def command_line(arguments: Sequence[str]) -> int:
+    """Run a command; returns the exit code (1 when something is wrong)."""
+    parsed = _parser().parse_args(arguments)
+    if not hasattr(parsed, "run"):
+        _parser().print_help()
+        return 2
+    from meta_cni.cni.errors import CNIError  # noqa: PLC0415 - not needed for --help
+
+    try:
+        code: int = parsed.run(parsed)
+    except CNIError as error:
+        print(f"meta-cni: {error.message}", file=sys.stderr)
+        if error.details:
+            print(error.details, file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="meta-cni", description="Meta CNI plugin: several networks for one pod."
+    )
+    commands = parser.add_subparsers(title="commands")
+    plan = _command(commands, "plan", _plan, "what would be done for the pods in a file")
+    plan.add_argument("file", metavar="POD.yaml")
+    plan.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    validate = _command(commands, "validate", _validate, "every mistake in NADs, pods and configurations")
+    validate.add_argument("files", metavar="FILE", nargs="+")
+    attach = _command(commands, "attach", _attach, "attach a network namespace as a container runtime would")
+    attach.add_argument("netns", metavar="NETNS", help="path, or name under /run/netns")
+    attach.add_argument("--pod", metavar="POD.yaml", required=True)
+    detach = _command(commands, "detach", _detach, "undo attach")
+    detach.add_argument("netns", metavar="NETNS")
+    attachments = _command(commands, "attachments", _attachments, "what is attached on this node")
+    attachments.add_argument("-o", "--output", choices=("table", "json", "svg"), default="table")
+    for command in (plan, attach, detach, attachments):
+        command.add_argument(
+            "--config", metavar="FILE", help=f"our configuration; else the first in {CONFIG_DIRECTORY}"
+        )
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+def _stdin_of(path: str | None) -> bytes:
+    """Our plugin's standard input out of a configuration file, as a runtime would derive it."""
+    from meta_cni.cni.config import parse_network  # noqa: PLC0415
+    from meta_cni.cni.errors import BadConfig  # noqa: PLC0415
+    from meta_cni.settings import MULTUS_TYPES  # noqa: PLC0415
+
+    candidates = [Path(path)] if path else sorted(Path(CONFIG_DIRECTORY).glob("*.conf*"))
+    for candidate in candidates:
+        try:
+            text = candidate.read_bytes()
+        except OSError as error:
+            raise BadConfig(f"read {candidate}: {error.strerror}") from None
+        network = parse_network(text, str(candidate))
+        for plugin in network.plugins:
+            if path or plugin.type in ("meta-cni", *MULTUS_TYPES):
+                return plugin.execution({}).raw.text().encode()
+    raise BadConfig(f"no configuration of meta-cni in {CONFIG_DIRECTORY}: expected --config FILE")
+
+
+def _pods_in(path: str) -> list[dict[str, Any]]:
+    from meta_cni.cni.errors import BadConfig  # noqa: PLC0415
+    from meta_cni.k8s.file_store import documents  # noqa: PLC0415
+
+    pods = [each for each in documents(Path(path)) if each.get("kind") == "Pod"]
+    if not pods:
+        raise BadConfig(f"read {path}: expected at least one Pod")
+    return pods
+
+
+def _environment(command: str, container_id: str, netns: str, pod: dict[str, Any] | None) -> dict[str, str]:
+    """The variables of a runtime's call."""
+    metadata = pod["metadata"] if pod else {}
+    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={metadata.get('namespace') or 'default'}"
+    args += f";K8S_POD_NAME={metadata.get('name', '')}"
+    beside = os.path.dirname(os.path.realpath(sys.argv[0]))
+    return {
+        **os.environ,
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": container_id,
+        "CNI_NETNS": netns,
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": args if pod else "",
+        "CNI_PATH": os.environ.get("CNI_PATH") or f"{PLUGIN_PATH}:{beside}",
+    }
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    from meta_cni import compose  # noqa: PLC0415
+    from meta_cni.cni.errors import CNIError  # noqa: PLC0415
+
+    stdin = _stdin_of(parsed.config)
+    code = 0
+    for pod in _pods_in(parsed.file):
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                lines = compose.plan_of(
+                    pod, stdin, _environment("ADD", "plan", "/", pod), Path(parsed.file).parent, Path(scratch)
+                )
+            except CNIError as error:
+                _print_errors(error)
+                code = 1
+                continue
+        print(json.dumps(lines, indent=4) if parsed.output == "json" else _plan_text(lines))
+    return code
+
+
+def _print_errors(error: Any) -> None:
+    for each in getattr(error, "errors", (error,)):
+        print(f"meta-cni: {each.message}", file=sys.stderr)
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    lines = [f"pod {plan['pod']}"]
+    for n, step in enumerate(plan["steps"], 1):
+        lines.append(
+            f"  {n}. {step['interface']}  network {step['network']}  (at most {step['deadline_s']:g} s)"
+        )
+        for each in step["plugins"]:
+            how = "built in" if each["builtin"] else f"executed, {each['binary']}"
+            lines.append(f"       {each['type']}: {how} ({each['reason']}); addresses: {each['ipam']}")
+            if each["runtimeConfig"]:
+                lines.append(f"       runtimeConfig {json.dumps(each['runtimeConfig'])}")
+        lines.extend(f"       warning: {each}" for each in step["warnings"])
+    lines.extend(f"  default route IPv{each['family']}: {each['owner']}" for each in plan["defaultRoutes"])
+    return "\n".join(lines)
+
+
+def _validate(parsed: argparse.Namespace) -> int:
+    from meta_cni import compose  # noqa: PLC0415
+
+    path = tuple((os.environ.get("CNI_PATH") or PLUGIN_PATH).split(":"))
+    problems = [line for name in parsed.files for line in compose.problems_of_file(Path(name), path)]
+    for line in problems:
+        print(line)
+    print(f"{len(problems)} problems in {len(parsed.files)} files", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _netns_path(name: str) -> str:
+    return name if "/" in name else f"/run/netns/{name}"
+
+
+def _container_id(netns: str) -> str:
+    """The same for the same namespace, as cnitool does it."""
+    return "attach-" + hashlib.sha256(netns.encode()).hexdigest()[:20]
+
+
+def _call(command: str, netns: str, pod: dict[str, Any] | None, stdin: bytes) -> int:
+    from meta_cni import compose  # noqa: PLC0415
+
+    variables = _environment(command, _container_id(netns), netns, pod)
+    answer, code = compose.serve(variables, stdin)
+    sys.stdout.write(answer.decode())
+    return code
+
+
+def _attach(parsed: argparse.Namespace) -> int:
+    from meta_cni.cni.errors import BadConfig  # noqa: PLC0415
+
+    pods = _pods_in(parsed.pod)
+    if len(pods) != 1:
+        raise BadConfig(f"read {parsed.pod}: {len(pods)} pods: expected one")
+    stdin = _with_store(_stdin_of(parsed.config), Path(parsed.pod).parent)
+    return _call("ADD", _netns_path(parsed.netns), pods[0], stdin)
+
+
+def _with_store(stdin: bytes, directory: Path) -> bytes:
+    """The configuration with the pod's directory as store, where it names none."""
+    from meta_cni.cni.config import RawObject  # noqa: PLC0415
+
+    raw = RawObject.parse(stdin, "configuration")
+    if raw.text_of("store") is None and raw.text_of("kubeconfig") is None:
+        raw = raw.put("store", {"directory": str(directory.resolve())})
+    return raw.text().encode()
+
+
+def _detach(parsed: argparse.Namespace) -> int:
+    return _call("DEL", _netns_path(parsed.netns), None, _stdin_of(parsed.config))
+
+
+def _attachments(parsed: argparse.Namespace) -> int:
+    from meta_cni import compose  # noqa: PLC0415
+
+    found, damaged = compose.attachments(_stdin_of(parsed.config))
+    if parsed.output == "json":
+        print(json.dumps(found, indent=4))
+    elif parsed.output == "svg":
+        from meta_cni.picture import draw  # noqa: PLC0415
+
+        print(draw(compose.topology(found)), end="")
+    else:
+        print(_table(("POD", "INTERFACE", "NETWORK", "MAC", "ADDRESSES", "HOW"), _rows(found)))
+    for path in damaged:
+        print(f"meta-cni: damaged entry set aside: {path}", file=sys.stderr)
+    return 0
+
+
+def _rows(found: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
+    keys = ("pod", "interface", "network", "mac")
+    return [(*(each[key] for key in keys), " ".join(each["addresses"]), each["how"]) for each in found]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
+    lines = (
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in (head, *rows)
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,145 @@
+"""
+One built-in delegate as an ordinary CNI plugin, for any runtime and any list.
+
+The checks come in the reference skeleton's order with its codes, but all of them before
+anything is touched: one JSON document is printed, whatever happens.
+"""
+
+import json
+from collections.abc import Mapping
+
+import delegates
+from meta_cni import invoke, ipam
+from meta_cni.cni import request as requests
+from meta_cni.cni import result as results
+from meta_cni.cni import version as versions
+from meta_cni.cni.config import PluginConfig, Section, decode, parse_plugin
+from meta_cni.cni.errors import (
+    BadConfig,
+    BadNetns,
+    CNIError,
+    DecodeFailure,
+    IncompatibleVersion,
+    join,
+)
+from meta_cni.cni.request import NAME, Request
+from meta_cni.cni.result import Result
+from meta_cni.delegate import Attachment, BuiltIn
+from meta_cni.ipam import host_local
+from meta_cni.linux import netns
+from meta_cni.linux.namespaces import Namespaces
+
+DEADLINE_S = 60.0
+NEEDS = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+
+
+def serve(plugin_type: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+    """Answer one call of the plugin: what to print, and the exit code. Never raises."""
+    version = versions.NEWEST
+    try:
+        request = requests.parse(environment, stdin)
+        if request.command == "VERSION":
+            return _printed({"cniVersion": version, "supportedVersions": list(versions.SUPPORTED)}), 0
+        config = _config(stdin)
+        version = versions.require_supported(config.cni_version)
+        answer = _serve(delegates.load(plugin_type), request, config)
+        return (b"", 0) if answer is None else (_printed(results.to_json(answer, version)), 0)
+    except CNIError as error:
+        return _printed(error.to_json(version)), 1
+    except Exception as error:  # noqa: BLE001 - a bug must still be one CNI error
+        return _printed(CNIError(f"a bug in meta-cni: {error!r}").to_json(version)), 1
+
+
+def _printed(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, indent=4, ensure_ascii=False).encode() + b"\n"
+
+
+def _config(stdin: bytes) -> PluginConfig:
+    value = decode(stdin, "standard input")
+    if not isinstance(value, dict):
+        raise DecodeFailure("decode standard input: expected a JSON object")
+    section = Section("configuration", value)
+    name = section.string("name")
+    if not name:
+        raise BadConfig("configuration: missing network name: expected name")
+    if not NAME.match(name):
+        raise section.wrong("name", "a letter or digit, then letters, digits, '_', '.' or '-'")
+    return parse_plugin(stdin, f"network {name}")
+
+
+def _serve(kind: type[BuiltIn], request: Request, config: PluginConfig) -> Result | None:
+    needed = NEEDS.get(request.command)
+    if needed is not None and not versions.at_least(config.cni_version, needed):
+        raise IncompatibleVersion(f"config version does not allow {request.command}")
+    if request.command == "GC":
+        _collect(config)
+        return None
+    if request.command == "STATUS":
+        kind.status(config)
+        return None
+    with Namespaces(request.netns) as namespaces:
+        if not namespaces.is_gone and netns.is_own(namespaces.pod_fd):
+            raise BadNetns("plugin's netns and netns from CNI_NETNS should not be the same")
+        delegate = kind(config, _attachment(request, config, namespaces))
+        return _act(delegate, request, config)
+
+
+def _act(delegate: BuiltIn, request: Request, config: PluginConfig) -> Result | None:
+    if request.command == "DEL":
+        delegate.delete()
+        return None
+    previous = _previous(config)
+    if request.command == "CHECK":
+        if previous is None:
+            raise BadConfig(f"{config.where}: prevResult is missing: CHECK needs it")
+        delegate.check(previous)
+        return None
+    try:
+        return delegate.add(previous)
+    except CNIError as error:
+        try:
+            delegate.delete()
+        except CNIError as undo:
+            raise join([error, undo]) from None
+        raise
+
+
+def _previous(config: PluginConfig) -> Result | None:
+    section = config.section.section("prevResult")
+    return results.parse(section.values, config.cni_version) if section is not None else None
+
+
+def _attachment(request: Request, config: PluginConfig, namespaces: Namespaces) -> Attachment:
+    addresses = ipam.open_addresses(
+        config,
+        container_id=request.container_id,
+        interface=request.interface,
+        cni_args=request.args,
+        environment=invoke.environment(request.environment, _cni_variables(request)),
+        path=request.path,
+        deadline_s=DEADLINE_S,
+    )
+    return Attachment(
+        container_id=request.container_id,
+        interface=request.interface,
+        netns=request.netns,
+        namespaces=namespaces,
+        addresses=addresses,
+        cni_args=request.args,
+        deadline_s=DEADLINE_S,
+    )
+
+
+def _cni_variables(request: Request) -> dict[str, str]:
+    return {key: value for key, value in request.environment.items() if key.startswith("CNI_")}
+
+
+def _collect(config: PluginConfig) -> None:
+    """GC of host-local's files; links of a dead container die with its namespace."""
+    key = "cni.dev/valid-attachments"
+    if config.section.value(key) is None:
+        raise BadConfig(f"{config.where}: {key} is missing: expected a list")
+    listed = config.section.sections(key)
+    valid = frozenset((each.string("containerID"), each.string("ifname")) for each in listed)
+    if config.ipam is not None and config.ipam.string("type") == "host-local":
+        host_local.reclaim(host_local.parse(config, {}).directory, valid, DEADLINE_S)
