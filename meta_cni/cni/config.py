@@ -11,14 +11,21 @@ are therefore found in any case here as well, with a warning.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_interface, ip_network
 
 from meta_cni.cni import version as versions
 from meta_cni.cni.errors import BadConfig, DecodeFailure
 from meta_cni.cni.request import NAME
-from meta_cni.cni.result import Address, InterfaceAddress, Network
+from meta_cni.cni.result import (
+    Address,
+    InterfaceAddress,
+    Network,
+    address_of,
+    interface_address_of,
+    network_of,
+)
 
 LIST_KEYS = (
     "cniVersion",
@@ -41,24 +48,29 @@ COMMON_KEYS = (
     "prevResult",
 )
 """The keys every plugin configuration may have."""
+OBJECT_KEYS = ("ipam", "dns", "args", "runtimeConfig")
 
 
 def _refuse_constant(text: str) -> object:
     raise ValueError(f"{text} is not JSON")
 
 
+SPACE = " \t\n\r"  # RFC 8259, section 2; str.strip() alone would take more
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def decode(text: str | bytes, what: str) -> object:
     """Decode one JSON document; raises DecodeFailure telling where it breaks."""
+    document = as_text(text, what)
+    start = len(document) - len(document.lstrip(SPACE))
     try:
-        value, end = _DECODER.raw_decode(as_text(text, what).strip())
+        value, end = _DECODER.raw_decode(document, start)
     except RecursionError:
         raise DecodeFailure(f"decode {what}: nested too deeply") from None
     except ValueError as error:
         raise DecodeFailure(f"decode {what}: {_json_problem(error)}") from None
-    if end != len(as_text(text, what).strip()):
+    if document[end:].strip(SPACE):
         raise DecodeFailure(f"decode {what}: more than one JSON document")
     return value
 
@@ -91,7 +103,7 @@ class RawObject:
         value = decode(text, what)
         if not isinstance(value, dict):
             raise DecodeFailure(f"decode {what}: expected a JSON object, got {kind_of(value)}")
-        return cls(tuple(_split_members(as_text(text, what).strip())))
+        return cls(tuple(_split_members(as_text(text, what).strip(SPACE))))
 
     def values(self) -> dict[str, object]:
         """The members decoded; of equal keys the last one counts, as in Go."""
@@ -111,7 +123,7 @@ class RawObject:
 
     def put(self, key: str, value: object) -> "RawObject":
         """The object with a member set (in place when it is there, in any case, else at the end)."""
-        return self.put_text(key, json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+        return self.put_text(key, _encode(value))
 
     def put_text(self, key: str, text: str) -> "RawObject":
         """As put(), with the value's JSON text."""
@@ -134,15 +146,17 @@ class RawObject:
 
     def text(self) -> str:
         """The object as JSON text."""
-        return (
-            "{"
-            + ",".join(f"{json.dumps(key, ensure_ascii=False)}:{text}" for key, text in self.members)
-            + "}"
-        )
+        return "{" + ",".join(f"{_encode(key)}:{text}" for key, text in self.members) + "}"
+
+
+def _encode(value: object) -> str:
+    """JSON text; a lone surrogate, which UTF-8 cannot write, keeps its escape."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, separators=(",", ":")) if _SURROGATE.search(text) else text
 
 
 def _skip_space(text: str, index: int) -> int:
-    while text[index] in " \t\n\r":
+    while text[index] in SPACE:
         index += 1
     return index
 
@@ -269,7 +283,7 @@ class Section:
         """An IP address without prefix; None when absent or empty."""
         text = self.string(key)
         try:
-            return ip_address(text) if text else None
+            return address_of(text) if text else None
         except ValueError:
             raise self.wrong(key, "an IP address") from None
 
@@ -277,9 +291,7 @@ class Section:
         """An IP address with its prefix."""
         text = self.string(key)
         try:
-            if "/" not in text:
-                raise ValueError
-            return ip_interface(text)
+            return interface_address_of(text)
         except ValueError:
             raise self.wrong(key, "an IP address in CIDR notation, for example 10.1.2.3/24") from None
 
@@ -287,9 +299,7 @@ class Section:
         """An IP network in CIDR notation; host bits are cut, as Go's parser does."""
         text = self.string(key)
         try:
-            if "/" not in text:
-                raise ValueError
-            return ip_network(text, strict=False)
+            return network_of(text)
         except ValueError:
             raise self.wrong(key, "a network in CIDR notation, for example 10.1.2.0/24") from None
 
@@ -322,7 +332,7 @@ class PluginConfig:
     def ipam(self) -> Section | None:
         """The `ipam` object; None when absent or without a type, which means layer 2 only."""
         section = self.section.section("ipam")
-        return section if section is not None and section.values else None
+        return section if section is not None and section.string("type") else None
 
     def keys_outside(self, known: Iterable[str]) -> tuple[str, ...]:
         """The keys that are in no list of known ones, whatever their case."""
@@ -356,12 +366,13 @@ def parse_plugin(text: str | bytes, where: str, *, network: str = "", cni_versio
     plugin_type = section.string("type")
     if not plugin_type:
         raise BadConfig(f"{where}: type is missing: expected the file name of a CNI plugin")
-    if "/" in plugin_type or plugin_type in (".", ".."):
+    if "/" in plugin_type or "\0" in plugin_type or plugin_type in (".", ".."):
         raise section.wrong("type", "a file name without '/'")
     capabilities = section.section("capabilities")
     declared = capabilities.values if capabilities else {}
     on = [key for key in declared if capabilities and capabilities.boolean(key, is_text_allowed=True)]
-    section.section("ipam"), section.section("args"), section.section("dns"), section.section("runtimeConfig")
+    for key in OBJECT_KEYS:
+        section.section(key)
     return PluginConfig(
         network=network or section.string("name"),
         cni_version=cni_version or section.string("cniVersion") or versions.WHEN_ABSENT,
@@ -414,22 +425,26 @@ def parse_network(text: str | bytes, where: str, *, default_name: str = "") -> N
             raise section.wrong("plugins", "a list with at least one plugin object")
     else:
         texts = (raw.text(),)
+    plugins = tuple(
+        parse_plugin(
+            each,
+            f"{where}: plugins[{index}]" if is_list else where,
+            network=name,
+            cni_version=cni_version,
+        )
+        for index, each in enumerate(texts)
+    )
     return NetworkConfig(
         name=name,
         cni_version=cni_version,
-        plugins=tuple(
-            parse_plugin(
-                each,
-                f"{where}: plugins[{index}]" if is_list else where,
-                network=name,
-                cni_version=cni_version,
-            )
-            for index, each in enumerate(texts)
-        ),
+        plugins=plugins,
         is_check_disabled=section.boolean("disableCheck", is_text_allowed=True),
         is_gc_disabled=section.boolean("disableGC", is_text_allowed=True),
         is_only_inlined=section.boolean("loadOnlyInlinedPlugins", is_text_allowed=True),
-        warnings=case_warnings(section, LIST_KEYS if is_list else COMMON_KEYS),
+        warnings=(
+            *case_warnings(section, LIST_KEYS if is_list else ()),
+            *(line for plugin in plugins for line in case_warnings(plugin.section, COMMON_KEYS)),
+        ),
     )
 
 

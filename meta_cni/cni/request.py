@@ -7,13 +7,14 @@ yet when an error is raised.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from meta_cni.cni.errors import BadEnvironment
 
-NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$")  # CNI specification: names and container ids
+NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")  # CNI specification: names and container ids
 IFNAMSIZ = 16  # <linux/if.h>, with the closing zero
+KERNEL_SPACE = b"\xa0"  # lib/ctype.c calls it space, so dev_valid_name() refuses "\u00e0" (0xC3 0xA0)
 
 NEEDED = {
     "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
@@ -60,28 +61,35 @@ def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
     command = environment.get("CNI_COMMAND", "")
     if command not in NEEDED:
         raise BadEnvironment(f"unknown CNI_COMMAND {command!r}: expected one of {', '.join(NEEDED)}")
-    missing = [name for name in NEEDED[command] if not environment.get(name)]
+    args, args_problems = _read_args(environment.get("CNI_ARGS", ""))
+    problems = (*_environment_problems(environment, NEEDED[command]), *args_problems)
+    if problems:
+        raise BadEnvironment("; ".join(problems))
+    return Request(
+        command=command,
+        container_id=environment.get("CNI_CONTAINERID", ""),
+        netns=environment.get("CNI_NETNS", ""),
+        interface=environment.get("CNI_IFNAME", ""),
+        args=args,
+        path=tuple(part for part in environment.get("CNI_PATH", "").split(":") if part),
+        environment=environment,
+        stdin=stdin,
+    )
+
+
+def _environment_problems(environment: Mapping[str, str], needed: tuple[str, ...]) -> Iterator[str]:
+    missing = [name for name in needed if not environment.get(name)]
     if missing:
-        raise BadEnvironment(f"required env variables [{','.join(missing)}] missing")
+        yield f"required env variables [{','.join(missing)}] missing"
     container_id = environment.get("CNI_CONTAINERID", "")
     if container_id and not NAME.match(container_id):
-        raise BadEnvironment(
+        yield (
             f"invalid characters in CNI_CONTAINERID {container_id!r}: "
             "expected a letter or digit, then letters, digits, '_', '.' or '-'"
         )
     interface = environment.get("CNI_IFNAME", "")
     if interface and (problem := interface_name_problem(interface)):
-        raise BadEnvironment(f"CNI_IFNAME {interface!r}: {problem}")
-    return Request(
-        command=command,
-        container_id=container_id,
-        netns=environment.get("CNI_NETNS", ""),
-        interface=interface,
-        args=parse_args(environment.get("CNI_ARGS", "")),
-        path=tuple(part for part in environment.get("CNI_PATH", "").split(":") if part),
-        environment=environment,
-        stdin=stdin,
-    )
+        yield f"CNI_IFNAME {interface!r}: {problem}"
 
 
 def parse_args(text: str) -> Mapping[str, str]:
@@ -91,15 +99,23 @@ def parse_args(text: str) -> Mapping[str, str]:
     The reference refuses both, and so loses pods over a trailing ';' (containernetworking/cni
     skel); unknown keys are kept, whatever IgnoreUnknown says, because delegates may know them.
     """
-    pairs: dict[str, str] = {}
-    for part in text.split(";"):
-        if not part.strip():
-            continue
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip():
-            raise BadEnvironment(f"CNI_ARGS: {part!r}: expected KEY=VALUE pairs joined by ';'")
-        pairs[key.strip()] = value
+    pairs, problems = _read_args(text)
+    if problems:
+        raise BadEnvironment("; ".join(problems))
     return pairs
+
+
+def _read_args(text: str) -> tuple[dict[str, str], list[str]]:
+    """The pairs of CNI_ARGS, and what is wrong with the parts that are none."""
+    pairs: dict[str, str] = {}
+    problems: list[str] = []
+    for part in text.split(";"):
+        key, equals, value = part.partition("=")
+        if equals and key.strip():
+            pairs[key.strip()] = value
+        elif part.strip():
+            problems.append(f"CNI_ARGS: {part!r}: expected KEY=VALUE pairs joined by ';'")
+    return pairs, problems
 
 
 def format_args(pairs: Mapping[str, str]) -> str:
@@ -111,10 +127,15 @@ def interface_name_problem(name: str) -> str:
     """What is wrong with the name of a link, for the kernel and for CNI; empty when it is right."""
     if not name:
         return "expected a name of 1 to 15 bytes"
-    if len(name.encode()) >= IFNAMSIZ:
-        return f"expected at most {IFNAMSIZ - 1} bytes, got {len(name.encode())}"
+    encoded = name.encode(errors="replace")  # a byte that was no UTF-8 is a lone surrogate here
+    if len(encoded) >= IFNAMSIZ:
+        return f"expected at most {IFNAMSIZ - 1} bytes, got {len(encoded)}"
     if name in (".", ".."):
         return "expected a name other than '.' and '..'"
     if any(character in "/:" or character.isspace() or not character.isprintable() for character in name):
         return "expected a name without '/', ':', white space or control characters"
+    if "%" in name:
+        return "expected a name without '%', which the kernel takes for a pattern"
+    if KERNEL_SPACE in encoded:
+        return "expected a name without the byte 0xA0, white space for the kernel; plain ASCII is safe"
     return ""

@@ -6,6 +6,7 @@ reads any version from 0.1.0 on, to_json() writes any; what a version cannot say
 on the way out, as the specification's conversion does (CNI 1.1.0, "Success" and "Appendix").
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import (
@@ -21,11 +22,15 @@ from ipaddress import (
 )
 
 from meta_cni.cni.errors import DecodeFailure
-from meta_cni.cni.version import at_least, require_supported
+from meta_cni.cni.version import WHEN_ABSENT, at_least, require_supported
 
 Address = IPv4Address | IPv6Address
 InterfaceAddress = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
+
+LARGEST_INT = 2**31 - 1
+LARGEST_U32 = 2**32 - 1  # RTA_PRIORITY, RTA_TABLE and RTAX_ADVMSS are u32, <linux/rtnetlink.h>
+LARGEST_SCOPE = 255  # rtm_scope is a byte, <linux/rtnetlink.h>
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +95,61 @@ class Result:
     dns: DNS = field(default_factory=DNS)
 
 
+def address_of(text: str) -> Address:
+    """
+    An IP address without prefix, as Go's net.ParseIP takes it; raises ValueError.
+
+    Python alone would take a zone (fe80::1%eth0) as well, which no CNI plugin understands.
+    """
+    if "%" in text:
+        raise ValueError(text)
+    return ip_address(text)
+
+
+def interface_address_of(text: str) -> InterfaceAddress:
+    """
+    An IP address with its prefix length, as Go's net.ParseCIDR takes it; raises ValueError.
+
+    Python alone would take a zone, no prefix at all, or a netmask in its place.
+    """
+    _require_prefix_length(text)
+    return ip_interface(text)
+
+
+def network_of(text: str) -> Network:
+    """As interface_address_of(), with the host bits cut."""
+    _require_prefix_length(text)
+    return ip_network(text, strict=False)
+
+
+def _require_prefix_length(text: str) -> None:
+    address, _, prefix_length = text.partition("/")
+    if "%" in address or not prefix_length.isdigit():
+        raise ValueError(text)
+
+
 def parse(document: Mapping[str, object], default_version: str) -> Result:
-    """Read a Result of any version; raises DecodeFailure naming the key that is wrong."""
-    version = _text(document, "cniVersion", "result") or default_version
-    require_supported(version)
-    dns = _dns(_object(document, "dns", "result"))
+    """
+    Read a Result of any version; raises DecodeFailure naming the key that is wrong.
+
+    Without `cniVersion` it is of `default_version`, the configuration's; null and a key that
+    nobody knows are as good as absent, and known keys are found in any case, as in Go.
+    """
+    version = _text(document, "cniVersion", "") or default_version or WHEN_ABSENT
+    require_supported(version, what="result")
+    dns = _dns(_object(document, "dns", ""))
     if not at_least(version, "0.3.0"):
         return replace(_from_families(document), dns=dns)
+    is_one = at_least(version, "1.0.0")
     interfaces = tuple(
-        _interface(each, f"result: interfaces[{index}]")
-        for index, each in enumerate(_objects(document, "interfaces", "result"))
+        _interface(each, f"interfaces[{index}].", is_one)
+        for index, each in enumerate(_objects(document, "interfaces", ""))
     )
     ips = tuple(
-        _ip(each, f"result: ips[{index}]", len(interfaces))
-        for index, each in enumerate(_objects(document, "ips", "result"))
+        _ip(each, f"ips[{index}].", len(interfaces))
+        for index, each in enumerate(_objects(document, "ips", ""))
     )
-    return Result(interfaces, ips, _routes(document, "result"), dns)
+    return Result(interfaces, ips, _routes(document, ""), dns)
 
 
 def _from_families(document: Mapping[str, object]) -> Result:
@@ -113,134 +157,163 @@ def _from_families(document: Mapping[str, object]) -> Result:
     ips: list[IPConfig] = []
     routes: list[Route] = []
     for key, version in (("ip4", 4), ("ip6", 6)):
-        family = _object(document, key, "result")
+        family = _object(document, key, "")
         if not family:
             continue
-        where = f"result: {key}"
-        address = _address_with_prefix(family, "ip", where)
+        path = f"{key}."
+        address = _address_with_prefix(family, "ip", path)
         if address.version != version:
-            raise DecodeFailure(f"{where}.ip {str(address)!r}: expected an IPv{version} address")
-        ips.append(IPConfig(address, _address(family, "gateway", where)))
-        routes.extend(_routes(family, where))
+            raise _wrong(family, "ip", path, f"an IPv{version} address")
+        ips.append(IPConfig(address, _address(family, "gateway", path)))
+        routes += (Route(route.destination, route.gateway) for route in _routes(family, path))
     return Result(ips=tuple(ips), routes=tuple(routes))
 
 
-def _interface(document: Mapping[str, object], where: str) -> Interface:
-    return Interface(
-        name=_text(document, "name", where),
-        mac=_text(document, "mac", where),
-        sandbox=_text(document, "sandbox", where),
-        mtu=_number(document, "mtu", where) or 0,
-        socket_path=_text(document, "socketPath", where),
-        pci_id=_text(document, "pciID", where),
+def _interface(document: Mapping[str, object], path: str, is_one: bool) -> Interface:
+    """An interface; the attributes that 1.x added are unknown keys before."""
+    interface = Interface(
+        _text(document, "name", path), _text(document, "mac", path), _text(document, "sandbox", path)
+    )
+    if not is_one:
+        return interface
+    return replace(
+        interface,
+        mtu=_number(document, "mtu", path, LARGEST_INT) or 0,
+        socket_path=_text(document, "socketPath", path),
+        pci_id=_text(document, "pciID", path),
     )
 
 
-def _ip(document: Mapping[str, object], where: str, interfaces: int) -> IPConfig:
-    address = _address_with_prefix(document, "address", where)
-    version = _text(document, "version", where)
+def _ip(document: Mapping[str, object], path: str, interfaces: int) -> IPConfig:
+    address = _address_with_prefix(document, "address", path)
+    version = _text(document, "version", path)
     if version and version != str(address.version):
-        raise DecodeFailure(f"{where}: version {version!r}: expected '{address.version}' for {address}")
-    index = _number(document, "interface", where)
+        raise _wrong(document, "version", path, f'"{address.version}" for {address}')
+    index = _number(document, "interface", path, LARGEST_INT, minimum=-LARGEST_INT)
     if index is not None and index < 0:
         index = None
     if index is not None and index >= interfaces:
-        raise DecodeFailure(f"{where}: interface {index}: expected an index of the {interfaces} interfaces")
-    return IPConfig(address, _address(document, "gateway", where), index)
+        raise _wrong(document, "interface", path, f"an index of the {interfaces} interfaces")
+    return IPConfig(address, _address(document, "gateway", path), index)
 
 
-def _routes(document: Mapping[str, object], where: str) -> tuple[Route, ...]:
+def _routes(document: Mapping[str, object], path: str) -> tuple[Route, ...]:
     return tuple(
-        _route(each, f"{where}: routes[{index}]")
-        for index, each in enumerate(_objects(document, "routes", where))
+        _route(each, f"{path}routes[{index}].")
+        for index, each in enumerate(_objects(document, "routes", path))
     )
 
 
-def _route(document: Mapping[str, object], where: str) -> Route:
-    text = _text(document, "dst", where)
+def _route(document: Mapping[str, object], path: str) -> Route:
+    """
+    A route with the attributes of 1.1.0 in every version.
+
+    Older versions do not define them, but the reference library reads and writes them there.
+    """
+    text = _text(document, "dst", path)
     try:
-        destination = ip_network(text, strict=False)
+        destination = network_of(text)
     except ValueError:
-        raise DecodeFailure(f"{where}: dst {text!r}: expected a network in CIDR notation") from None
+        expected = "a network in CIDR notation, for example 10.1.2.0/24"
+        raise _wrong(document, "dst", path, expected) from None
     return Route(
         destination=destination,
-        gateway=_address(document, "gw", where),
-        mtu=_number(document, "mtu", where) or 0,
-        advmss=_number(document, "advmss", where) or 0,
-        priority=_number(document, "priority", where) or 0,
-        table=_number(document, "table", where),
-        scope=_number(document, "scope", where),
+        gateway=_address(document, "gw", path),
+        mtu=_number(document, "mtu", path, LARGEST_INT) or 0,
+        advmss=_number(document, "advmss", path, LARGEST_U32) or 0,
+        priority=_number(document, "priority", path, LARGEST_U32) or 0,
+        table=_number(document, "table", path, LARGEST_U32),
+        scope=_number(document, "scope", path, LARGEST_SCOPE),
     )
 
 
 def _dns(document: Mapping[str, object]) -> DNS:
     return DNS(
-        nameservers=_texts(document, "nameservers", "result: dns"),
-        domain=_text(document, "domain", "result: dns"),
-        search=_texts(document, "search", "result: dns"),
-        options=_texts(document, "options", "result: dns"),
+        nameservers=_texts(document, "nameservers", "dns."),
+        domain=_text(document, "domain", "dns."),
+        search=_texts(document, "search", "dns."),
+        options=_texts(document, "options", "dns."),
     )
 
 
-def _value(document: Mapping[str, object], key: str, kind: type, where: str, expected: str) -> object:
-    value = document.get(key)
-    if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise DecodeFailure(f"{where}: {key} {value!r}: expected {expected}")
+def _value(document: Mapping[str, object], key: str) -> object:
+    """A member by its key as written, else in any case; None when absent."""
+    if key in document:
+        return document[key]
+    folded = [value for name, value in document.items() if name.casefold() == key.casefold()]
+    return folded[-1] if folded else None
+
+
+def _wrong(document: Mapping[str, object], key: str, path: str, expected: str) -> DecodeFailure:
+    """The error for a key: where it is, what it is, and what would be right."""
+    shown = json.dumps(_value(document, key), ensure_ascii=False)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return DecodeFailure(f"result: {path}{key} {shown}: expected {expected}")
+
+
+def _text(document: Mapping[str, object], key: str, path: str) -> str:
+    value = _value(document, key)
+    if value is not None and not isinstance(value, str):
+        raise _wrong(document, key, path, "a string")
+    return value or ""
+
+
+def _number(
+    document: Mapping[str, object], key: str, path: str, maximum: int, *, minimum: int = 0
+) -> int | None:
+    value = _value(document, key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise _wrong(document, key, path, f"a whole number from {minimum} to {maximum}")
     return value
 
 
-def _text(document: Mapping[str, object], key: str, where: str) -> str:
-    value = _value(document, key, str, where, "a string")
-    return value if isinstance(value, str) else ""
+def _object(document: Mapping[str, object], key: str, path: str) -> Mapping[str, object]:
+    value = _value(document, key)
+    if value is not None and not isinstance(value, dict):
+        raise _wrong(document, key, path, "an object")
+    return value or {}
 
 
-def _number(document: Mapping[str, object], key: str, where: str) -> int | None:
-    value = _value(document, key, int, where, "a whole number")
-    return value if isinstance(value, int) else None
+def _objects(document: Mapping[str, object], key: str, path: str) -> list[Mapping[str, object]]:
+    value = _value(document, key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise _wrong(document, key, path, "a list of objects")
+    return value
 
 
-def _object(document: Mapping[str, object], key: str, where: str) -> Mapping[str, object]:
-    value = _value(document, key, dict, where, "an object")
-    return value if isinstance(value, dict) else {}
+def _texts(document: Mapping[str, object], key: str, path: str) -> tuple[str, ...]:
+    value = _value(document, key)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _wrong(document, key, path, "a list of strings")
+    return tuple(value)
 
 
-def _objects(document: Mapping[str, object], key: str, where: str) -> list[Mapping[str, object]]:
-    value = _value(document, key, list, where, "a list")
-    items = value if isinstance(value, list) else []
-    if not all(isinstance(item, dict) for item in items):
-        raise DecodeFailure(f"{where}: {key}: expected a list of objects")
-    return items
-
-
-def _texts(document: Mapping[str, object], key: str, where: str) -> tuple[str, ...]:
-    value = _value(document, key, list, where, "a list")
-    items = value if isinstance(value, list) else []
-    if not all(isinstance(item, str) for item in items):
-        raise DecodeFailure(f"{where}: {key}: expected a list of strings")
-    return tuple(items)
-
-
-def _address(document: Mapping[str, object], key: str, where: str) -> Address | None:
-    text = _text(document, key, where)
+def _address(document: Mapping[str, object], key: str, path: str) -> Address | None:
+    text = _text(document, key, path)
     try:
-        return ip_address(text) if text else None
+        return address_of(text) if text else None
     except ValueError:
-        raise DecodeFailure(f"{where}: {key} {text!r}: expected an IP address") from None
+        raise _wrong(document, key, path, "an IP address") from None
 
 
-def _address_with_prefix(document: Mapping[str, object], key: str, where: str) -> InterfaceAddress:
-    text = _text(document, key, where)
+def _address_with_prefix(document: Mapping[str, object], key: str, path: str) -> InterfaceAddress:
+    text = _text(document, key, path)
     try:
-        if "/" not in text:
-            raise ValueError
-        return ip_interface(text)
+        return interface_address_of(text)
     except ValueError:
-        raise DecodeFailure(f"{where}: {key} {text!r}: expected an IP address with prefix length") from None
+        expected = "an IP address in CIDR notation, for example 10.1.2.3/24"
+        raise _wrong(document, key, path, expected) from None
 
 
 def to_json(result: Result, version: str) -> dict[str, object]:
     """Write a Result in a version's form; raises DecodeFailure where that version cannot hold it."""
-    require_supported(version)
+    require_supported(version, what="result")
     document: dict[str, object] = {"cniVersion": version}
     if not at_least(version, "0.3.0"):
         document.update(_families_json(result))

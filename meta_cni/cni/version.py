@@ -1,5 +1,6 @@
 """CNI versions: which exist, how they compare, which one to speak."""
 
+import re
 from collections.abc import Iterable
 
 from meta_cni.cni.errors import DecodeFailure, IncompatibleVersion
@@ -8,13 +9,15 @@ SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = SUPPORTED[-1]
 WHEN_ABSENT = "0.1.0"  # CNI specification: a configuration without cniVersion is 0.1.0
 
+NUMBER = re.compile(r"[0-9]{1,9}")
+
 Version = tuple[int, int, int]
 
 
 def parse(text: str) -> Version:
     """MAJOR.MINOR.PATCH as numbers, so that they compare; raises DecodeFailure."""
     parts = text.split(".")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) != 3 or not all(NUMBER.fullmatch(part) for part in parts):
         raise DecodeFailure(f"cniVersion {text!r}: expected MAJOR.MINOR.PATCH, for example {NEWEST}")
     major, minor, patch = (int(part) for part in parts)
     return major, minor, patch
@@ -25,13 +28,13 @@ def at_least(version: str, minimum: str) -> bool:
     return parse(version) >= parse(minimum)
 
 
-def require_supported(version: str) -> str:
-    """The version itself, when somebody here speaks it; else IncompatibleVersion (code 1)."""
+def require_supported(version: str, what: str = "config") -> str:
+    """The version of `what`, when somebody here speaks it; else IncompatibleVersion (code 1)."""
     parse(version)
     if version not in SUPPORTED:
         raise IncompatibleVersion(
             "incompatible CNI versions",
-            f'config is "{version}", meta-cni supports {", ".join(SUPPORTED)}',
+            f'{what} is "{version}", meta-cni supports {", ".join(SUPPORTED)}',
         )
     return version
 
@@ -40,9 +43,11 @@ def choose(versions: Iterable[str], version: str) -> str:
     """
     The newest version that both the configuration (`cniVersions` or `cniVersion`) and we speak.
 
-    Versions newer than ours are passed over; when nothing is left, `version` itself is
-    returned, so that the error names what the configuration asked for.
+    Every one is parsed, so a malformed one is an error even where another would do. When none
+    is ours, `version` itself or else the first of `versions` is returned, so that the error
+    names what the configuration asked for.
     """
-    candidates = [candidate for candidate in (*versions, version) if candidate]
-    known = [candidate for candidate in candidates if parse(candidate) <= parse(NEWEST)]
-    return max(known, key=parse) if known else version
+    candidates = (*versions, version) if version else tuple(versions)
+    newest_first = sorted(candidates, key=parse, reverse=True)
+    spoken = (candidate for candidate in newest_first if candidate in SUPPORTED)
+    return next(spoken, version or next(iter(candidates), WHEN_ABSENT))

@@ -1,0 +1,238 @@
+"""A private node for every test on the kernel: nothing outside is touched, nothing may be left."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meta_cni import compose
+from meta_cni.linux import address, link, netns, route
+from meta_cni.linux.netlink import Socket
+
+REFERENCE = ("/opt/cni/bin", "/usr/lib/cni")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_node() -> netns.Private:
+    """The whole test process moves into its own namespaces, before it has a second thread."""
+    return netns.enter_private()
+
+
+@pytest.fixture
+def host() -> Iterator[Socket]:
+    """A socket on the node; links that a test leaves there are removed."""
+    with Socket.open_host() as socket:
+        before = {each.name for each in link.dump(socket)}
+        yield socket
+        for each in link.dump(socket):
+            if each.name not in before:
+                socket.request([link.delete(each.name)])
+
+
+class PodNetns:
+    """A pod's namespace."""
+
+    def __init__(self, name: str) -> None:
+        self.path = f"/run/netns/{name}"
+        netns.create(self.path)
+        self.fd = netns.open_netns(self.path)
+        self.socket = Socket.open_in(self.fd)
+
+    def links(self) -> list[str]:
+        """The names of its links, `lo` aside."""
+        return sorted(each.name for each in link.dump(self.socket) if each.name != "lo")
+
+    def addresses(self, name: str) -> set[str]:
+        """The global addresses of a link."""
+        index = link.require(self.socket, name, "link").index
+        found = address.dump(self.socket, index)
+        return {str(each.address) for each in found if not each.address.ip.is_link_local}
+
+    def defaults(self) -> set[tuple[str, str]]:
+        """(gateway, interface) of every default route."""
+        names = {each.index: each.name for each in link.dump(self.socket)}
+        found = [each for each in route.dump(self.socket) if each.destination.prefixlen == 0]
+        return {(str(each.gateway), names[each.interface_index]) for each in found}
+
+    def close(self) -> None:
+        """Let the namespace go."""
+        self.socket.close()
+        os.close(self.fd)
+        netns.remove(self.path)
+
+
+@pytest.fixture
+def pod() -> Iterator[PodNetns]:
+    """One pod's namespace."""
+    made = PodNetns("pod")
+    yield made
+    made.close()
+
+
+def ranges(subnet: int) -> list[list[dict[str, str]]]:
+    """Dual-stack ranges of a test network."""
+    return [[{"subnet": f"10.{subnet}.0.0/24"}], [{"subnet": f"fd00:{subnet}::/64"}]]
+
+
+@dataclass
+class Node:
+    """Our plugin on a node with its directories under one temporary one, called as a runtime does."""
+
+    root: Path
+    host: Socket
+    pod: PodNetns
+    settings: dict[str, Any] = field(default_factory=dict)
+    path: tuple[str, ...] = REFERENCE
+
+    def ipam(self, subnet: int, **more: Any) -> dict[str, Any]:
+        """A host-local section in the test's own directory."""
+        return {"type": "host-local", "dataDir": str(self.root / "ipam"), "ranges": ranges(subnet), **more}
+
+    def bridge(self, name: str, subnet: int, **more: Any) -> dict[str, Any]:
+        """A bridge network."""
+        return {
+            "cniVersion": "1.1.0",
+            "name": name,
+            "type": "bridge",
+            "bridge": f"br{subnet}",
+            "ipam": self.ipam(subnet),
+            **more,
+        }
+
+    def nad(self, name: str, config: dict[str, Any] | str, **annotations: str) -> None:
+        """Put a network into the store."""
+        text = config if isinstance(config, str) else json.dumps(config)
+        self.write(
+            {
+                "apiVersion": "k8s.cni.cncf.io/v1",
+                "kind": "NetworkAttachmentDefinition",
+                "metadata": {"name": name, "namespace": "telco", "annotations": annotations},
+                "spec": {"config": text},
+            }
+        )
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Put any object into the store."""
+        path = self.root / "objects" / f"{document['kind']}-{document['metadata']['name']}.json"
+        path.write_text(json.dumps(document))
+
+    def annotate(self, networks: Any = None, **more: str) -> None:
+        """The pod, with its networks annotation."""
+        annotations = dict(more)
+        if networks is not None:
+            text = networks if isinstance(networks, str) else json.dumps(networks)
+            annotations["k8s.v1.cni.cncf.io/networks"] = text
+        metadata = {"name": "p", "namespace": "telco", "annotations": annotations}
+        self.write({"apiVersion": "v1", "kind": "Pod", "metadata": metadata})
+
+    def configuration(self) -> dict[str, Any]:
+        """Our standard input."""
+        return {
+            "cniVersion": "1.1.0",
+            "name": "node",
+            "type": "meta-cni",
+            "cniDir": str(self.root / "state"),
+            "confDir": str(self.root / "conf"),
+            "binDir": str(self.root / "bin"),
+            "store": {"directory": str(self.root / "objects")},
+            "logToStderr": False,
+            "delegates": [self.bridge("default", 244, isDefaultGateway=True)],
+            **self.settings,
+        }
+
+    def call(
+        self, command: str, *, stdin: bytes | None = None, **variables: str
+    ) -> tuple[dict[str, Any], int]:
+        """One call of a runtime: the decoded answer and the exit code."""
+        environment = {
+            **os.environ,
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": "sandbox",
+            "CNI_NETNS": self.pod.path,
+            "CNI_IFNAME": "eth0",
+            "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=telco;K8S_POD_NAME=p",
+            "CNI_PATH": ":".join(self.path),
+            **variables,
+        }
+        given = json.dumps(self.configuration()).encode() if stdin is None else stdin
+        answer, code = compose.serve(environment, given)
+        return (json.loads(answer) if answer else {}), code
+
+    def add(self, **variables: str) -> dict[str, Any]:
+        """ADD that must succeed."""
+        answer, code = self.call("ADD", **variables)
+        assert code == 0, answer
+        return answer
+
+    def fail(self, command: str = "ADD", **variables: Any) -> dict[str, Any]:
+        """A call that must fail; the error."""
+        answer, code = self.call(command, **variables)
+        assert code == 1, answer
+        return answer
+
+    def delete(self, **variables: str) -> None:
+        """DEL that must succeed."""
+        answer, code = self.call("DEL", **variables)
+        assert code == 0, answer
+
+    def status(self) -> list[dict[str, Any]]:
+        """The pod's network-status."""
+        from meta_cni.k8s.file_store import FileStore
+        from meta_cni.k8s.store import Kind
+
+        found = FileStore(self.root / "objects", self.root / "state" / "objects").get(Kind.POD, "telco", "p")
+        status: list[dict[str, Any]] = json.loads(
+            found["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"]
+        )
+        return status
+
+    def script(self, name: str, text: str) -> Path:
+        """A plugin of the test's own."""
+        path = self.root / "bin" / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return path
+
+    def traces(self) -> dict[str, Any]:
+        """Everything an attachment may leave: links, addresses and routes of both sides, files."""
+        kept = ("lock", "version", "pods_", "network-attachment-definitions_", "last_reserved_ip")
+        files = {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in self.root.rglob("*")
+            if path.is_file() and not path.name.startswith(kept) and "objects" not in path.parts
+        }
+        bridges = {each.index for each in link.dump(self.host) if each.kind == "bridge"}
+        return {
+            "pod links": self.pod.links(),
+            "pod routes": {str(each) for each in route.dump(self.pod.socket)},
+            "host links": {each.name for each in link.dump(self.host) if each.index not in bridges},
+            "files": files,
+        }
+
+
+@pytest.fixture
+def node(tmp_path: Path, host: Socket, pod: PodNetns) -> Node:
+    """A node without pods."""
+    for name in ("objects", "conf", "bin"):
+        (tmp_path / name).mkdir()
+    made = Node(tmp_path, host, pod)
+    made.annotate()
+    return made
+
+
+@pytest.fixture
+def reference() -> Callable[[str], str]:
+    """The path of a reference plugin; the test skips by its name where it is missing."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name, path=":".join(REFERENCE))
+        if found is None:
+            pytest.skip(f"no reference plugin {name}")
+        return found
+
+    return find
