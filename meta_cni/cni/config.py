@@ -55,6 +55,7 @@ def _refuse_constant(text: str) -> object:
     raise ValueError(f"{text} is not JSON")
 
 
+DEEPEST = 100  # far above any configuration, and far below where Python gives up on encoding it
 SPACE = " \t\n\r"  # RFC 8259, section 2; str.strip() alone would take more
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
@@ -67,12 +68,25 @@ def decode(text: str | bytes, what: str) -> object:
     try:
         value, end = _DECODER.raw_decode(document, start)
     except RecursionError:
-        raise DecodeFailure(f"decode {what}: nested too deeply") from None
+        raise DecodeFailure(f"decode {what}: nested too deeply: expected at most {DEEPEST} levels") from None
     except ValueError as error:
         raise DecodeFailure(f"decode {what}: {_json_problem(error)}") from None
     if document[end:].strip(SPACE):
         raise DecodeFailure(f"decode {what}: more than one JSON document")
+    if _is_deeper(value, DEEPEST):
+        raise DecodeFailure(f"decode {what}: nested too deeply: expected at most {DEEPEST} levels")
     return value
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Are there more than so many containers in each other?"""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [each for each in level if isinstance(each, dict | list)]
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+        if not level:
+            return False
+    return True
 
 
 def as_text(text: str | bytes, what: str) -> str:
@@ -336,7 +350,7 @@ class PluginConfig:
 
     def keys_outside(self, known: Iterable[str]) -> tuple[str, ...]:
         """The keys that are in no list of known ones, whatever their case."""
-        folded = {key.casefold() for key in (*known, *COMMON_KEYS)}
+        folded = {key.casefold() for key in (*known, *COMMON_KEYS, *LIST_KEYS)}
         return tuple(
             key
             for key, _ in self.raw.members

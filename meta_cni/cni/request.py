@@ -124,7 +124,11 @@ def format_args(pairs: Mapping[str, str]) -> str:
 
 
 def interface_name_problem(name: str) -> str:
-    """What is wrong with the name of a link, for the kernel and for CNI; empty when it is right."""
+    """
+    What is wrong with the name of a link, for the kernel and for CNI; empty when it is right.
+
+    '%' is refused because the kernel takes it for a pattern: a link "a%d" is made as "a0".
+    """
     if not name:
         return "expected a name of 1 to 15 bytes"
     encoded = name.encode(errors="replace")  # a byte that was no UTF-8 is a lone surrogate here
@@ -132,10 +136,8 @@ def interface_name_problem(name: str) -> str:
         return f"expected at most {IFNAMSIZ - 1} bytes, got {len(encoded)}"
     if name in (".", ".."):
         return "expected a name other than '.' and '..'"
-    if any(character in "/:" or character.isspace() or not character.isprintable() for character in name):
-        return "expected a name without '/', ':', white space or control characters"
-    if "%" in name:
-        return "expected a name without '%', which the kernel takes for a pattern"
+    if any(character in "/:%" or character.isspace() or not character.isprintable() for character in name):
+        return "expected a name without '/', ':', '%', white space or control characters"
     if KERNEL_SPACE in encoded:
         return "expected a name without the byte 0xA0, white space for the kernel; plain ASCII is safe"
     return ""

@@ -271,9 +271,9 @@ class Engine:
         """Undo some records of an entry, and write what is left of it."""
         if not records:
             return ()
+        with Namespaces(path) as asked:
+            _refuse_own(asked)
         with Namespaces(path or records[0].netns, records[0].netns_identity) as namespaces:
-            if path:
-                _refuse_own(namespaces)
             left, errors = execute.undo(records, self.world.construct, namespaces)
         done = tuple(each for each in records if each not in left)
         self.ledger.write(entry.without(done))
@@ -329,7 +329,7 @@ class Engine:
         """GC of each network that still has attachments, with exactly those as valid ones."""
         by_network: dict[str, list[tuple[str, Record]]] = {}
         for container_id in self.ledger.container_ids():
-            entry = self.ledger.read(container_id)
+            entry = self._readable(container_id)
             for record in entry.records if entry else ():
                 by_network.setdefault(record.config_name, []).append((container_id, record))
         errors: list[CNIError] = []
@@ -340,6 +340,13 @@ class Engine:
             except CNIError as error:
                 errors.append(error)
         return errors
+
+    def _readable(self, container_id: str) -> Entry | None:
+        """The entry, or None when it is damaged: that was told when it was to be collected."""
+        try:
+            return self.ledger.read(container_id)
+        except DamagedEntry:
+            return None
 
     def status(self) -> None:
         """Raise NotAvailable (50) when an ADD could not be served now."""

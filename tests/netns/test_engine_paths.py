@@ -1,0 +1,284 @@
+"""The engine's less travelled ways, on a real kernel."""
+
+import json
+
+import pytest
+
+from meta_cni.linux import link
+from tests.netns.conftest import Node, PodNetns
+
+
+def uid(node: Node, uid: str, **annotations: str) -> None:
+    metadata = {"name": "p", "namespace": "telco", "uid": uid, "annotations": annotations}
+    node.write({"apiVersion": "v1", "kind": "Pod", "metadata": metadata})
+
+
+def args(uid: str) -> str:
+    return f"K8S_POD_NAMESPACE=telco;K8S_POD_NAME=p;K8S_POD_UID={uid}"
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {"kubernetes.io/config.hash": "static"},
+        {"kubernetes.io/config.mirror": "static"},
+        {"kubernetes.io/config.source": "file"},
+    ],
+)
+def test_static_and_mirror_pods_are_known_by_their_hash(node: Node, annotations: dict[str, str]):
+    """P-24: the kubelet and the API know a static pod by different UIDs."""
+    uid(node, "of-the-api", **annotations)
+
+    node.add(CNI_ARGS=args("static"))
+
+
+def test_pod_with_the_right_uid_is_served(node: Node):
+    """The normal case."""
+    uid(node, "u")
+
+    node.add(CNI_ARGS=args("u"))
+
+
+def test_container_without_kubernetes_gets_the_default_network(node: Node, pod: PodNetns):
+    """podman sends the container's name and no namespace."""
+    node.add(CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAME=some-container")
+
+    assert ["eth0"] == pod.links()
+
+
+def test_container_without_kubernetes_may_have_a_pod_file(node: Node, pod: PodNetns):
+    """Under podman a pod in namespace default, named like the container, tells the networks."""
+    node.nad("one", node.bridge("", 11))
+    metadata = {"name": "c1", "annotations": {"k8s.v1.cni.cncf.io/networks": "telco/one"}}
+    node.write({"apiVersion": "v1", "kind": "Pod", "metadata": metadata})
+
+    node.add(CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAME=c1")
+
+    assert ["eth0", "net1"] == pod.links()
+
+
+def test_no_store_means_default_networks_only(node: Node, pod: PodNetns):
+    """Multus without a kubeconfig does the same."""
+    node.settings = {"store": None}
+
+    node.add(CNI_ARGS="")
+
+    assert ["eth0"] == pod.links()
+
+
+def test_readiness_file_is_waited_for_and_then_refused_for_now(node: Node, mocker):
+    """S-28: 45 s as in Multus, then a code that says try again."""
+    node.settings = {"readinessindicatorfile": str(node.root / "ready")}
+    from meta_cni.engine import engine
+
+    mocker.patch.object(engine, "READINESS_WAIT_S", 0.0)
+    assert 11 == node.fail()["code"]
+
+    (node.root / "ready").touch()
+    node.add()
+
+
+def test_readiness_file_that_comes_in_time_lets_the_add_go_on(node: Node, mocker):
+    """The wait is a poll."""
+    from meta_cni.engine import engine
+
+    mocker.patch.object(engine, "READINESS_POLL_S", 0.05)
+    ready = node.root / "ready"
+    node.settings = {"readinessindicatorfile": str(ready)}
+    import threading
+
+    timer = threading.Timer(0.02, ready.touch)
+    timer.start()
+
+    node.add()
+    timer.join()
+
+
+def test_same_status_is_not_written_again(node: Node):
+    """An ADD after a DEL with the same outcome changes no object."""
+    fixed = {"type": "static", "addresses": [{"address": "10.9.0.2/24"}]}
+    node.settings = {"delegates": [node.bridge("default", 244) | {"ipam": fixed, "mac": "02:00:00:00:00:01"}]}
+    node.add()
+    version = (node.root / "state" / "objects" / "version").read_text()
+    node.delete()
+
+    node.add()
+
+    assert version == (node.root / "state" / "objects" / "version").read_text()
+
+
+def test_damaged_entry_does_not_block_a_new_add(node: Node):
+    """It is set aside, and reported in the log."""
+    ledger = node.root / "state" / "ledger"
+    ledger.mkdir(parents=True)
+    (ledger / "sandbox").write_text("torn")
+
+    node.add()
+
+    assert 1 == len(list((ledger / "damaged").iterdir()))
+
+
+def test_other_requests_of_a_sandbox_are_left_alone(node: Node, pod: PodNetns):
+    """One container, two calls with different CNI_IFNAME."""
+    node.add()
+    node.add(CNI_IFNAME="eth1")
+    assert ["eth0", "eth1"] == pod.links()
+
+    node.delete(CNI_IFNAME="eth1")
+
+    assert ["eth0"] == pod.links()
+    node.delete()
+
+
+def test_failing_second_request_keeps_the_first(node: Node, pod: PodNetns):
+    """Rollback undoes its own request only."""
+    node.add()
+    node.settings = {"delegates": [node.bridge("default", 244) | {"mtu": 10}]}
+
+    node.fail(CNI_IFNAME="eth1")
+
+    assert ["eth0"] == pod.links()
+    node.settings = {}
+    node.delete()
+
+
+def test_del_in_our_own_namespace_is_refused(node: Node):
+    """Deleting links in the node's namespace would cut the node off."""
+    node.add()
+
+    assert 8 == node.fail("DEL", CNI_NETNS="/proc/self/ns/net")["code"]
+    node.delete()
+
+
+def test_check_of_an_unknown_sandbox_is_an_error(node: Node):
+    """Nothing was attached, so nothing is as it was left."""
+    assert 3 == node.fail("CHECK")["code"]
+
+
+@pytest.mark.parametrize(("version", "code"), [("0.3.1", 1), ("0.4.0", 0)])
+def test_check_exists_from_0_4_0_on(node: Node, version: str, code: int):
+    """The specification's table of versions and verbs."""
+    node.settings = {"cniVersion": version}
+    node.add()
+
+    assert code == node.call("CHECK")[1]
+
+
+@pytest.mark.parametrize("command", ["GC", "STATUS"])
+def test_gc_and_status_exist_from_1_1_0_on(node: Node, command: str):
+    """Older configurations are answered with code 1."""
+    node.settings = {"cniVersion": "1.0.0"}
+
+    assert 1 == node.fail(command)["code"]
+
+
+def test_gc_without_a_list_is_refused(node: Node):
+    """Nothing listed and no list are different things: one would undo everything."""
+    assert 7 == node.fail("GC")["code"]
+
+
+@pytest.mark.parametrize("more", [{"disableCheck": True}, {"cniVersion": "0.3.1"}])
+def test_networks_that_cannot_be_checked_are_passed_over(node: Node, pod: PodNetns, more: dict[str, object]):
+    """P-19: verbs degrade by network."""
+    node.nad("one", node.bridge("", 11) | more)
+    node.annotate("one")
+    node.add()
+    pod.socket.request([link.delete("net1")])
+
+    assert ({}, 0) == node.call("CHECK")
+
+
+def test_version_is_answered_without_standard_input(node: Node):
+    """podman probes it before each call."""
+    answer, code = node.call("VERSION", stdin=b"")
+
+    assert (0, "1.1.0", 7) == (code, answer["cniVersion"], len(answer["supportedVersions"]))
+
+
+def test_policy_builtin_refuses_what_only_the_binary_knows(node: Node):
+    """delegatePolicy says why it cannot be followed."""
+    node.settings = {"networks": {"default": {"delegatePolicy": "builtin"}}}
+    node.settings["delegates"] = [node.bridge("default", 244) | {"ipMasq": True}]
+
+    assert "ipMasq True is not built in" in node.fail()["msg"]
+
+
+def test_bug_in_a_delegates_undo_does_not_keep_the_others(node: Node, mocker):
+    """DEL tries everything and tells everything."""
+    node.nad("one", node.bridge("", 11))
+    node.annotate("one")
+    node.add()
+    real = link.delete
+    mocker.patch("delegates.bridge.link.delete", side_effect=[ZeroDivisionError("oops"), real("eth0")])
+
+    error = node.fail("DEL")
+
+    assert "ZeroDivisionError" in error["msg"]
+    assert [] == node.pod.links()
+    mocker.stopall()
+    node.delete()
+
+
+def test_group_deletion_that_fails_is_told_and_the_links_go_one_by_one(node: Node, mocker):
+    """A foreign link in our group must not keep ours."""
+    from meta_cni.cni.errors import KernelError
+
+    node.add()
+    mocker.patch("meta_cni.engine.execute.link.delete_group", side_effect=KernelError("delete links", 95))
+
+    error = node.fail("DEL")
+
+    assert (100, []) == (error["code"], node.pod.links())
+
+
+def test_gc_goes_on_after_an_error_and_tells_it(node: Node):
+    """As much as can be is cleaned; damaged entries are reported."""
+    node.script("gc", 'echo "{}"; [ $CNI_COMMAND = GC ] && exit 1; exit 0')
+    node.nad("one", {"cniVersion": "1.1.0", "type": "gc"})
+    node.annotate("one")
+    node.add()
+    (node.root / "state" / "ledger" / "zzz").write_text("torn")
+    listed = {"cni.dev/valid-attachments": [{"containerID": "sandbox", "ifname": "eth0"}]}
+
+    error = node.fail("GC", stdin=json.dumps({**node.configuration(), **listed}).encode())
+
+    assert ("zzz" in error["msg"], "plugin gc" in error["msg"]) == (True, True)
+
+
+def test_systems_pods_get_no_default_networks(node: Node, pod: PodNetns):
+    """systemNamespaces, as in Multus."""
+    for name in ("a", "b"):
+        (node.root / "conf" / f"{name}.conf").write_text(json.dumps(node.bridge(name, 20 + len(name))))
+    node.settings = {"clusterNetwork": "a", "defaultNetworks": ["b"], "systemNamespaces": ["telco"]}
+    node.add()
+    assert ["eth0"] == pod.links()
+    node.delete()
+
+    node.settings["systemNamespaces"] = ["kube-system"]
+    node.add()
+
+    assert ["eth0", "net1"] == pod.links()
+
+
+def test_auxiliary_chain_is_attached_last(node: Node, pod: PodNetns):
+    """auxiliaryCNIChainName, as in Multus."""
+    cluster = node.root / "conf" / "c.conf"
+    cluster.write_text(json.dumps(node.bridge("cluster", 30)))
+    directory = node.root / "conf" / "aux"
+    directory.mkdir()
+    (directory / "a.conf").write_text(json.dumps(node.bridge("aux", 31)))
+    node.settings = {"clusterNetwork": str(cluster), "auxiliaryCNIChainName": "aux"}
+
+    node.add()
+
+    assert ["eth0", "net1"] == pod.links()
+
+
+def test_log_goes_to_its_file(node: Node):
+    """logFile and logLevel, with one line a request."""
+    log = node.root / "log"
+    node.settings = {"logFile": str(log), "logLevel": "verbose"}
+
+    node.add()
+
+    assert "ADD sandbox took" in log.read_text()

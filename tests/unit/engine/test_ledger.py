@@ -1,0 +1,144 @@
+"""What was done is known, whatever happens to the machine."""
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meta_cni.cni.errors import DamagedEntry, IOFailure, TryAgainLater
+from meta_cni.engine.ledger import Entry, Executed, Ledger, Record
+
+RECORD = Record(
+    container_id="c",
+    request="eth0",
+    request_network="node",
+    network="telco/a",
+    interface="net1",
+    config_name="a",
+    cni_version="1.0.0",
+    netns="/run/netns/x",
+    netns_identity="4:1",
+    executed=(Executed("bridge", True, '{"type":"bridge"}'),),
+    cni_args={"IgnoreUnknown": "1"},
+    path=("/opt/cni/bin",),
+    deadline_s=60.0,
+    result={"cniVersion": "1.1.0"},
+)
+EXTERNAL = replace(RECORD, interface="net2", executed=(Executed("ptp", False, "{}", "/bin/ptp"),))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.mark.parametrize("records", [(RECORD,), (RECORD, EXTERNAL)])
+def test_entry_is_read_as_it_was_written(ledger: Ledger, records: tuple[Record, ...]):
+    """DEL needs the very bytes of ADD, with fsync or without."""
+    entry = Entry("c", "telco/p", "uid", records, 1.5)
+
+    ledger.write(entry)
+
+    assert entry == ledger.read("c")
+    assert ("c",) == ledger.container_ids()
+
+
+def test_entry_without_attachments_goes_away(ledger: Ledger):
+    """Nothing to undo is nothing to keep."""
+    ledger.write(Entry("c", records=(RECORD,)))
+
+    ledger.write(Entry("c", records=(RECORD,)).without((RECORD,)))
+
+    assert (None, ()) == (ledger.read("c"), ledger.container_ids())
+
+
+def test_nothing_is_found_where_nothing_was_written(ledger: Ledger):
+    """A fresh node."""
+    assert (None, (), ()) == (ledger.read("c"), ledger.container_ids(), ledger.damaged())
+    ledger.remove("c")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b.replace(b"telco", b"other")])
+def test_damaged_entry_is_known_and_set_aside(ledger: Ledger, damage):
+    """P-06: a torn or edited entry is never taken for a good one, and never lost."""
+    ledger.write(Entry("c", records=(RECORD,)))
+    path = ledger.directory / "c"
+    path.write_bytes(damage(path.read_bytes()))
+
+    with pytest.raises(DamagedEntry, match="checksum"):
+        ledger.read("c")
+    aside = ledger.set_aside("c")
+
+    assert (aside,) == ledger.damaged()
+    assert None is ledger.read("c")
+
+
+def test_full_disk_keeps_the_old_entry(ledger: Ledger, mocker):
+    """A write that fails must not cost what was known."""
+    entry = Entry("c", records=(RECORD,))
+    ledger.write(entry)
+    mocker.patch("meta_cni.engine.ledger.os.fsync", side_effect=OSError(28, "No space left on device"))
+
+    with pytest.raises(IOFailure, match="No space left"):
+        ledger.write(replace(entry, records=(RECORD, EXTERNAL)))
+
+    mocker.stopall()
+    assert entry == ledger.read("c")
+    assert ["c"] == sorted(os.listdir(ledger.directory))
+
+
+def test_lock_of_one_sandbox_waits_and_others_do_not(ledger: Ledger):
+    """S-33 for calls of one container; different pods run side by side."""
+    with ledger.locked("c", 1):
+        with ledger.locked("d", 1):
+            pass
+        with pytest.raises(TryAgainLater, match="sandbox c"), ledger.locked("c", 0.05):
+            pass
+
+
+def test_lock_is_handed_on(ledger: Ledger):
+    """The one who waits gets it when the holder is done, and the file does not stay."""
+    order: list[str] = []
+    taken = threading.Event()
+
+    def hold() -> None:
+        with ledger.locked("c", 5):
+            taken.set()
+            threading.Event().wait(0.1)
+            order.append("first")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    with ledger.locked("c", 5):
+        order.append("second")
+    thread.join()
+
+    assert ["first", "second"] == order
+    assert [] == list((ledger.directory / "locks").iterdir())
+
+
+def test_unwritable_places_are_told_by_name(tmp_path: Path, mocker):
+    """An operator must know which directory to repair."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    ledger = Ledger(blocked / "ledger")
+
+    with pytest.raises(IOFailure, match="make directory"), ledger.locked("c", 1):
+        pass
+    with pytest.raises(IOFailure, match="read ledger entry"):
+        ledger.read("c")
+    with pytest.raises(IOFailure, match="remove ledger entry"):
+        ledger.remove("c")
+    mocker.patch("meta_cni.engine.ledger.os.open", side_effect=OSError(13, "Permission denied"))
+    with pytest.raises(IOFailure, match="open lock"), Ledger(tmp_path / "l").locked("c", 1):
+        pass
+
+
+def test_requests_of_one_sandbox_are_told_apart():
+    """podman joins one container to several networks of ours."""
+    other = replace(RECORD, request="eth1")
+
+    assert (other,) == Entry("c", records=(RECORD, other)).of_request("eth1")
