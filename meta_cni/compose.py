@@ -441,14 +441,15 @@ def plan_of(
     """
     The plan of a pod in a file, as plain data; nothing on the machine is touched.
 
-    Networks come from the configured store, else from `directory`; `scratch` takes what a file
-    store writes down.
+    Networks come from the configured store, or from `directory` where that is not there; `scratch`
+    takes what a file store writes down.
     """
     configuration = read_configuration(stdin)
     if configuration.problems:
         raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
     settings = configuration.settings
-    objects = Path(settings.store_directory or directory)
+    is_there = bool(settings.store_directory) and Path(settings.store_directory).is_dir()
+    objects = Path(settings.store_directory) if is_there else directory
     settings = replace(settings, store_directory=str(objects), cni_dir=str(scratch))
     request = requests.parse(environment, stdin)
     engine = engine_of(settings, request)

@@ -168,6 +168,8 @@ class FileStore:
         """The objects of a kind by namespace/name, and what could not be read."""
         found: dict[str, _Source] = {}
         problems: list[str] = []
+        if not self.directory.is_dir():
+            raise Invalid(f"read store {self.directory}: expected a directory of YAML files")
         for path in sorted(path for path in self.directory.rglob("*") if path.suffix in SUFFIXES):
             try:
                 objects = documents(path)
