@@ -276,7 +276,11 @@ def inventory() -> dict[str, list[str]]:
     with Socket.open_host() as host:
         bridges = {each.index for each in link.dump(host) if each.kind == "bridge"}
         links = [each.name for each in link.dump(host) if each.index not in bridges]
-        addresses = [str(each.address) for each in address.dump(host) if each.interface_index not in bridges]
+        addresses = [
+            str(each.address)
+            for each in address.dump(host)
+            if each.interface_index not in bridges and not each.address.ip.is_link_local
+        ]
         routes = [str(each.destination) for each in route.dump(host) if each.interface_index not in bridges]
     files = [path for path in Path("/var/lib/cni").rglob("*") if path.is_file()]
     kept = ("lock", "version", "last_reserved_ip", "pods_", "network-attachment-definitions_")
