@@ -80,7 +80,7 @@ def decode(text: str | bytes, what: str) -> object:
 
 def _is_deeper(value: object, levels: int) -> bool:
     """Are there more than so many containers in each other?"""
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(levels + 1):
         level = [each for each in level if isinstance(each, dict | list)]
         level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
