@@ -71,6 +71,7 @@ LEVELS = {
     "debug": logging.DEBUG,
 }
 SALVAGE_DEADLINE_S = 10.0
+STATUS_DEADLINE_S = 10.0
 LOG = logging.getLogger("meta_cni")
 
 
@@ -238,10 +239,12 @@ def status_of(text: str, network: str, *, path: tuple[str, ...], request: Reques
     execution = choose(plugin, "auto", path=path)
     if execution.is_builtin:
         delegates.load(plugin.type).status(plugin)
+        environment = invoke.environment(request.environment, {"CNI_PATH": ":".join(path)})
+        ipam.status(plugin, environment=environment, path=path, deadline_s=STATUS_DEADLINE_S)
     elif versions.at_least(plugin.cni_version, "1.1.0"):
         variables = {"CNI_COMMAND": "STATUS", "CNI_PATH": ":".join(path)}
         environment = invoke.environment(request.environment, variables)
-        invoke.run(execution.binary, text.encode(), environment, 10.0, network)
+        invoke.run(execution.binary, text.encode(), environment, STATUS_DEADLINE_S, network)
 
 
 def collect(
@@ -254,9 +257,13 @@ def collect(
         plugin = parse_plugin(executed.stdin, f"network {record.network}")
         try:
             if executed.is_builtin:
-                if plugin.ipam is not None and plugin.ipam.string("type") == "host-local":
-                    directory = host_local.parse(plugin, {}).directory
-                    host_local.reclaim(directory, valid, record.deadline_s)
+                ipam.reclaim(
+                    plugin,
+                    valid,
+                    environment=invoke.environment(request.environment, {"CNI_PATH": ":".join(path)}),
+                    path=path,
+                    deadline_s=record.deadline_s,
+                )
             elif versions.at_least(record.cni_version, "1.1.0"):
                 given = plugin.execution({"cni.dev/valid-attachments": listed, "cni.dev/attachments": listed})
                 variables = {"CNI_COMMAND": "GC", "CNI_PATH": ":".join(path)}

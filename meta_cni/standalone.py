@@ -25,7 +25,6 @@ from meta_cni.cni.errors import (
 from meta_cni.cni.request import NAME, Request
 from meta_cni.cni.result import Result
 from meta_cni.delegate import Attachment, BuiltIn
-from meta_cni.ipam import host_local
 from meta_cni.linux import netns
 from meta_cni.linux.namespaces import Namespaces
 
@@ -72,10 +71,12 @@ def _serve(kind: type[BuiltIn], request: Request, config: PluginConfig) -> Resul
     if needed is not None and not versions.at_least(config.cni_version, needed):
         raise IncompatibleVersion(f"config version does not allow {request.command}")
     if request.command == "GC":
-        _collect(config)
+        _collect(config, request)
         return None
     if request.command == "STATUS":
         kind.status(config)
+        environment = invoke.environment(request.environment, _cni_variables(request))
+        ipam.status(config, environment=environment, path=request.path, deadline_s=DEADLINE_S)
         return None
     with Namespaces(request.netns) as namespaces:
         if not namespaces.is_gone and netns.is_own(namespaces.pod_fd):
@@ -134,12 +135,17 @@ def _cni_variables(request: Request) -> dict[str, str]:
     return {key: value for key, value in request.environment.items() if key.startswith("CNI_")}
 
 
-def _collect(config: PluginConfig) -> None:
+def _collect(config: PluginConfig, request: Request) -> None:
     """GC of host-local's files; links of a dead container die with its namespace."""
     key = "cni.dev/valid-attachments"
     if config.section.value(key) is None:
         raise BadConfig(f"{config.where}: {key} is missing: expected a list")
     listed = config.section.sections(key)
     valid = frozenset((each.string("containerID"), each.string("ifname")) for each in listed)
-    if config.ipam is not None and config.ipam.string("type") == "host-local":
-        host_local.reclaim(host_local.parse(config, {}).directory, valid, DEADLINE_S)
+    ipam.reclaim(
+        config,
+        valid,
+        environment=invoke.environment(request.environment, _cni_variables(request)),
+        path=request.path,
+        deadline_s=DEADLINE_S,
+    )

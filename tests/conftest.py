@@ -14,6 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Two busy cores make any single example slow; no time is asserted.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 # As the kernel of the CI machines is configured.
 KERNEL_FEATURES_MISSING_IN_CI = ("ipvlan", "8021q", "vlan", "vrf", "dummy", "bond")

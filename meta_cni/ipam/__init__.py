@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from meta_cni import invoke
 from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import BadConfig, CNIError, NotAvailable
 from meta_cni.cni.result import Result
 from meta_cni.ipam import host_local, static
 from meta_cni.ipam.external import External
@@ -45,38 +46,116 @@ def open_addresses(
     environment: Mapping[str, str],
     path: Sequence[str],
     deadline_s: float,
+    policy: str = "auto",
 ) -> Addresses:
     """
     The addresses of one attachment; `config` is the whole standard input of its plugin.
 
-    Raises BadConfig when the ipam section is wrong, DelegateFailed when its plugin is not there.
+    `policy` is a delegatePolicy: auto, builtin or exec. Raises BadConfig when the ipam section
+    is wrong, DelegateFailed when its plugin is not there. Nothing is touched.
     """
-    section = config.ipam
-    plugin_type = section.string("type") if section is not None else ""
+    plugin_type = _type(config)
     if not plugin_type:
         return Nothing()
-    if is_builtin(config):
+    if not _is_executed(config, policy):
         if plugin_type == "static":
             return Static(static.parse(config, cni_args))
         return HostLocal(host_local.parse(config, cni_args), container_id, interface, deadline_s)
     return External(config, invoke.find(plugin_type, path), environment, deadline_s)
 
 
-def is_builtin(config: PluginConfig) -> bool:
-    """Is every key of the ipam section one that a built-in IPAM implements?"""
+def _type(config: PluginConfig) -> str:
     section = config.ipam
-    if section is None:
-        return False
-    known = {key.casefold() for key in KEYS.get(section.string("type"), ())}
-    return bool(known) and all(key.casefold() in known for key in section.values)
+    return section.string("type") if section is not None else ""
+
+
+def _is_executed(config: PluginConfig, policy: str) -> bool:
+    """Does the policy have a plugin executed? Raises BadConfig when it forbids what is needed."""
+    refusal = refuses(config)
+    if policy == "builtin" and refusal:
+        raise BadConfig(f"{config.where}: ipam: delegatePolicy builtin: {refusal}")
+    return policy == "exec" or bool(refusal)
+
+
+def refuses(config: PluginConfig) -> str:
+    """Why no built-in IPAM takes the ipam section; empty when one does, or when there is none."""
+    section = config.ipam
+    plugin_type = _type(config)
+    if section is None or not plugin_type:
+        return ""
+    if plugin_type not in KEYS:
+        return f"type {plugin_type} is not built in"
+    known = {key.casefold() for key in KEYS[plugin_type]}
+    unknown = sorted(key for key in section.values if key.casefold() not in known)
+    return f"{', '.join(unknown)} of {plugin_type} is not built in" if unknown else ""
+
+
+def is_builtin(config: PluginConfig) -> bool:
+    """Is there an ipam section, and every key of it one that a built-in IPAM implements?"""
+    return bool(_type(config)) and not refuses(config)
+
+
+def status(
+    config: PluginConfig,
+    *,
+    environment: Mapping[str, str],
+    path: Sequence[str],
+    deadline_s: float,
+    policy: str = "auto",
+) -> None:
+    """STATUS: raise NotAvailable, or what an executed plugin says, when no address could be had."""
+    try:
+        addresses = _unattached(config, environment, path, deadline_s, policy)
+    except CNIError as error:
+        raise NotAvailable(error.message, error.details) from None
+    if isinstance(addresses, HostLocal | External):
+        addresses.status()
+
+
+def reclaim(
+    config: PluginConfig,
+    valid: frozenset[tuple[str, str]],
+    *,
+    environment: Mapping[str, str],
+    path: Sequence[str],
+    deadline_s: float,
+    policy: str = "auto",
+) -> None:
+    """GC: release what belongs to no valid (container id, interface) of this network."""
+    addresses = _unattached(config, environment, path, deadline_s, policy)
+    if isinstance(addresses, HostLocal):
+        host_local.reclaim(addresses.options.directory, valid, deadline_s)
+    elif isinstance(addresses, External):
+        addresses.reclaim(valid)
+
+
+def _unattached(
+    config: PluginConfig,
+    environment: Mapping[str, str],
+    path: Sequence[str],
+    deadline_s: float,
+    policy: str,
+) -> Addresses:
+    """The addresses of a network, for verbs that concern no container."""
+    return open_addresses(
+        config,
+        container_id="",
+        interface="",
+        cni_args={},
+        environment=environment,
+        path=path,
+        deadline_s=deadline_s,
+        policy=policy,
+    )
 
 
 def describe(config: PluginConfig) -> str:
-    """One line for a plan."""
-    section = config.ipam
-    plugin_type = section.string("type") if section is not None else ""
+    """One line for a plan; raises BadConfig."""
+    plugin_type = _type(config)
     if not plugin_type:
         return "no addresses (layer 2)"
-    if plugin_type == "host-local" and is_builtin(config):
-        return host_local.describe(host_local.parse(config, {}))
-    return plugin_type if is_builtin(config) else f"{plugin_type} (executed)"
+    if not is_builtin(config):
+        return f"{plugin_type} (executed)"
+    if plugin_type == "static":
+        return static.describe(static.parse(config, {}))
+    return host_local.describe(host_local.parse(config, {}))

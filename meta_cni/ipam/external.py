@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from meta_cni import invoke
 from meta_cni.cni import result as results
 from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import CNIError
 from meta_cni.cni.result import Result
 from meta_cni.cni.version import at_least
 
@@ -34,9 +35,17 @@ class External:
         try:
             printed = self._run("ADD", self.config)
             return invoke.result(printed, self.config.cni_version, self.config.network, self._type)
-        except BaseException:
-            self.release()
+        except CNIError as error:
+            self._take_back(error)
             raise
+
+    def _take_back(self, error: CNIError) -> None:
+        """DEL after a failed ADD; when that fails too, the ADD's error tells of both."""
+        try:
+            self.release()
+        except CNIError as undo:
+            told = f"and releasing what it may have left: {undo.message}"
+            error.details = f"{error.details}\n{told}" if error.details else told
 
     def release(self) -> None:
         """DEL."""
@@ -48,6 +57,19 @@ class External:
         if at_least(version, "0.4.0"):
             document = results.to_json(previous, version)
             self._run("CHECK", self.config.execution({"prevResult": document}))
+
+    def status(self) -> None:
+        """STATUS, for configurations of 1.1.0 and newer; raises the plugin's own error."""
+        if at_least(self.config.cni_version, "1.1.0"):
+            self._run("STATUS", self.config)
+
+    def reclaim(self, valid: frozenset[tuple[str, str]]) -> None:
+        """GC of all but the valid (container id, interface), for 1.1.0 and newer."""
+        if not at_least(self.config.cni_version, "1.1.0"):
+            return
+        listed = [{"containerID": container_id, "ifname": name} for container_id, name in sorted(valid)]
+        keys = ("cni.dev/valid-attachments", "cni.dev/attachments")  # libcni writes both
+        self._run("GC", self.config.execution(dict.fromkeys(keys, listed)))
 
     @property
     def _type(self) -> str:

@@ -29,6 +29,11 @@ class Range:
     def __str__(self) -> str:
         return f"{self.start}-{self.end}"
 
+    @property
+    def is_whole(self) -> bool:
+        """Does it begin and end where a range of its subnet does unless told otherwise?"""
+        return (self.start, self.end) == _ends(self.subnet)
+
 
 Item = TypeVar("Item")
 RangeSet = tuple[Range, ...]
@@ -51,8 +56,10 @@ def parse_list(section: Section, key: str) -> list[RangeSet]:
         raise section.wrong(key, "a list of range sets, each a list of ranges")
     sets: list[RangeSet] = []
     for index, items in enumerate(value):
-        inner = Section(f"{section.where}: {key}[{index}]", {"ranges": items})
-        sets.append(tuple(parse_range(each) for each in inner.sections("ranges")))
+        where = f"{section.where}: {key}[{index}]"
+        if not all(isinstance(each, dict) for each in items):
+            raise section.wrong(key, "a list of range sets, each a list of ranges")
+        sets.append(tuple(parse_range(Section(f"{where}[{n}]", each)) for n, each in enumerate(items)))
     return sets
 
 
@@ -67,8 +74,8 @@ def parse_range(section: Section) -> Range:
         )
     if subnet.max_prefixlen - subnet.prefixlen < 2:
         raise BadConfig(f"{section.where}: subnet: Network {subnet} too small to allocate from")
-    last = subnet.broadcast_address - 1 if subnet.version == 4 else subnet.broadcast_address
-    start = section.address("rangeStart") or subnet.network_address + 1
+    first, last = _ends(subnet)
+    start = section.address("rangeStart") or first
     end = section.address("rangeEnd") or last
     for name, address in (("RangeStart", start), ("RangeEnd", end)):
         if address not in subnet:
@@ -76,6 +83,12 @@ def parse_range(section: Section) -> Range:
     if int(start) > int(end):
         raise BadConfig(f"{section.where}: RangeStart {start} is after RangeEnd {end}")
     return Range(subnet, start, end, section.address("gateway") or subnet.network_address + 1)
+
+
+def _ends(subnet: Network) -> tuple[Address, Address]:
+    """The first and last address to hand out: IPv6 has no broadcast address to leave out."""
+    last = subnet.broadcast_address
+    return subnet.network_address + 1, last - 1 if subnet.version == 4 else last
 
 
 def check_sets(sets: Sequence[RangeSet], where: str) -> None:

@@ -6,22 +6,22 @@ replaces all; `runtimeConfig.ips` replaces all again.
 """
 
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_interface
+from dataclasses import dataclass
+from ipaddress import ip_address
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig, CheckFailed
-from meta_cni.cni.result import DNS, Address, IPConfig, Result
-from meta_cni.cni.version import at_least
-from meta_cni.ipam.host_local import parse_routes
+from meta_cni.cni.result import Address, InterfaceAddress, IPConfig, Result
+from meta_cni.ipam import keys
 
 KEYS = ("type", "addresses", "routes", "dns")
 
 
+@dataclass(frozen=True, slots=True)
 class Static:
     """The addresses of one attachment."""
 
-    def __init__(self, answer: Result) -> None:
-        self.answer = answer
+    answer: Result
 
     @property
     def is_none(self) -> bool:
@@ -36,75 +36,71 @@ class Static:
         """Nothing is kept."""
 
     def check(self, previous: Result) -> None:
-        """Every configured address is in the previous result."""
-        present = {each.address for each in previous.ips}
-        missing = [str(each.address) for each in self.answer.ips if each.address not in present]
-        if missing:
-            raise CheckFailed(f"check static addresses: {', '.join(missing)} not in prevResult")
+        """Every configured address is in the previous result, with the gateway it was given."""
+        gateways = {each.address: each.gateway for each in previous.ips}
+        for each in self.answer.ips:
+            if each.address not in gateways:
+                raise CheckFailed(f"check static address {each.address}: it is not in prevResult")
+            gateway = gateways[each.address]
+            if None not in (gateway, each.gateway) and gateway != each.gateway:
+                raise CheckFailed(
+                    f"check static address {each.address}: expected gateway {each.gateway}, got {gateway}"
+                )
 
 
 def parse(config: PluginConfig, cni_args: Mapping[str, str]) -> Result:
     """Check an ipam section of type static; raises BadConfig."""
     section = config.ipam
     assert section is not None
-    ips = _configured(section) + _from_cni_args(section, cni_args)
-    args = config.section.section("args")
-    cni = args.section("cni") if args else None
-    for source in (cni, config.section.section("runtimeConfig")):
-        texts = source.strings("ips") if source else ()
-        if source is not None and texts:
-            ips = tuple(_in_cidr(source, "ips", "an entry in the 'ips' field", text) for text in texts)
-    versions = [each.address.version for each in ips]
-    if not at_least(config.cni_version, "0.3.0") and len(versions) != len(set(versions)):
-        raise BadConfig(
-            f"{section.where}: CNI version {config.cni_version} "
-            "does not support more than 1 address per family"
-        )
-    return Result(ips=ips, routes=parse_routes(section), dns=_dns(section))
+    asked = keys.asked(config, cni_args)
+    ips = _configured(section) + _from_cni_args(section, asked.cni_args, cni_args.get("GATEWAY", ""))
+    for where, texts in (("args: cni", asked.args), ("runtimeConfig", asked.runtime)):
+        if texts:
+            ips = tuple(IPConfig(_listed(f"{config.where}: {where}", text)) for text in texts)
+    keys.require_one_per_family(config, (each.address.version for each in ips))
+    return Result(ips=ips, routes=keys.routes(section), dns=keys.dns(section))
 
 
 def _configured(section: Section) -> tuple[IPConfig, ...]:
+    what = "the 'address' field is expected to be in CIDR notation"
     return tuple(
-        IPConfig(
-            _in_cidr(each, "address", "the 'address' field", each.string("address")).address,
-            each.address("gateway"),
-        )
+        IPConfig(_in_cidr(each.where, what, each.string("address")), each.address("gateway"))
         for each in section.sections("addresses")
     )
 
 
-def _from_cni_args(section: Section, cni_args: Mapping[str, str]) -> tuple[IPConfig, ...]:
-    gateways: list[Address] = []
-    for text in cni_args.get("GATEWAY", "").split(","):
-        try:
-            gateways.extend([ip_address(text)] if text else [])
-        except ValueError:
-            raise BadConfig(f"{section.where}: CNI_ARGS GATEWAY {text!r}: expected an IP address") from None
-    found = []
-    for text in cni_args.get("IP", "").split(","):
-        if not text:
-            continue
-        ip = _in_cidr(section, "IP", "the 'ip' field", text)
-        gateway = next((each for each in gateways if each in ip.address.network), None)
-        found.append(IPConfig(ip.address, gateway))
-    return tuple(found)
+def _from_cni_args(section: Section, texts: tuple[str, ...], gateways: str) -> tuple[IPConfig, ...]:
+    """`IP` with the last of `GATEWAY` that lies in its network, as in the reference."""
+    known = [_gateway(section, text) for text in keys.split(gateways)]
+    what = "the 'ip' field is expected to be in CIDR notation"
+    addresses = [_in_cidr(f"{section.where}: CNI_ARGS IP", what, text) for text in texts]
+    return tuple(
+        IPConfig(address, next((each for each in reversed(known) if each in address.network), None))
+        for address in addresses
+    )
 
 
-def _in_cidr(section: Section, key: str, what: str, text: str) -> IPConfig:
+def _gateway(section: Section, text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise BadConfig(f"{section.where}: CNI_ARGS GATEWAY {text!r}: expected an IP address") from None
+
+
+def _listed(where: str, text: str) -> InterfaceAddress:
+    return _in_cidr(where, "an entry in the 'ips' field is NOT in CIDR notation", text)
+
+
+def _in_cidr(where: str, what: str, text: str) -> InterfaceAddress:
+    """An address that must have a prefix; `what` is the reference's text."""
     try:
         if "/" not in text:
             raise ValueError
-        return IPConfig(ip_interface(text))
+        return keys.interface_address(text)
     except ValueError:
-        raise BadConfig(
-            f"{section.where}: {key}: {what} is expected to be in CIDR notation, got: {text!r}"
-        ) from None
+        raise BadConfig(f"{where}: {what}, got: '{text}'") from None
 
 
-def _dns(section: Section) -> DNS:
-    dns = section.section("dns")
-    if dns is None:
-        return DNS()
-    return DNS(
-        dns.strings("nameservers"), dns.string("domain"), dns.strings("search"), dns.strings("options")
-    )
+def describe(answer: Result) -> str:
+    """One line for a plan."""
+    return f"static {', '.join(str(each.address) for each in answer.ips) or 'without addresses'}"

@@ -455,6 +455,7 @@ ROWS: list[tuple[str, Change, int, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "code", "fragment"),
     [row[1:] for row in ROWS],

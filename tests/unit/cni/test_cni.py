@@ -134,7 +134,7 @@ def results_of_any_kind(draw: st.DrawFn) -> Result:
             max_size=3,
         )
     )
-    numbers = st.integers(0, 2**31)
+    numbers = st.integers(0, 2**31 - 1)
     routes = draw(
         st.lists(
             st.builds(
