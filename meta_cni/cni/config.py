@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from meta_cni.cni import version as versions
 from meta_cni.cni.errors import BadConfig, DecodeFailure
@@ -81,13 +80,18 @@ def decode(text: str | bytes, what: str) -> object:
 
 def _is_deeper(value: object, levels: int) -> bool:
     """Are there more than so many containers in each other?"""
-    level: list[Any] = [value]
-    for _ in range(levels + 1):
-        level = [each for each in level if isinstance(each, dict | list)]
-        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+    level = [value]
+    for _ in range(levels):
+        level = [child for each in level for child in _children(each)]
         if not level:
             return False
-    return True
+    return any(isinstance(each, dict | list) for each in level)
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def as_text(text: str | bytes, what: str) -> str:

@@ -10,7 +10,8 @@ import errno
 import os
 import socket as sockets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -28,7 +29,9 @@ NLM_F_DUMP = 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLMSGERR_ATTR_MSG = 1
 HEADER = struct.Struct("=IHHII")
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BUFFER_BYTES = 1 << 20
+DATAGRAM_BYTES = 1 << 16
+"""Twice of what the kernel puts into one datagram; much more costs 0.1 ms a call."""
 DUMP_TRIES = 5  # as the reference plugins
 
 Message = Any
@@ -46,6 +49,8 @@ class Request:
     flags: int = 0
     tolerate: frozenset[int] = field(default_factory=frozenset)
     """Error numbers that count as success."""
+    lookup: "Request | None" = None
+    """Asked when nothing was echoed: before Linux 6.2 the kernel echoes no RTM_NEWLINK."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +77,6 @@ class Socket:
         self._raw = raw
         self._sequence = 0
         raw.settimeout(timeout_s)
-        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, RECEIVE_BYTES)
-        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
-            raw.setsockopt(SOL_NETLINK, option, 1)
-        raw.bind((0, 0))
 
     @classmethod
     def open_host(cls, timeout_s: float = 10.0) -> "Socket":
@@ -109,6 +110,8 @@ class Socket:
         The kernel goes on after a message that fails; the first failure is raised as KernelError
         when all answers have been read, so the socket stays usable.
         """
+        if not batch:
+            return []
         pending: dict[int, _Pending] = {}
         datagram = bytearray()
         for each in batch:
@@ -123,7 +126,14 @@ class Socket:
         for waiting in pending.values():
             if waiting.errno and waiting.errno not in waiting.request.tolerate:
                 raise KernelError(waiting.request.action, waiting.errno, waiting.extack)
-        return [Reply(tuple(waiting.echoed), waiting.errno) for waiting in pending.values()]
+        return [self._reply(waiting) for waiting in pending.values()]
+
+    def _reply(self, waiting: _Pending) -> Reply:
+        """The answer to one message, looked up where it was to be echoed and was not."""
+        lookup = waiting.request.lookup
+        if lookup is None or waiting.echoed or waiting.errno:
+            return Reply(tuple(waiting.echoed), waiting.errno)
+        return self.request([lookup])[0]
 
     def dump(self, message: Message, type_: int, action: str, flags: int = NLM_F_DUMP) -> list[Message]:
         """Every object of a kind; repeated while the kernel says that it changed meanwhile."""
@@ -159,7 +169,7 @@ class Socket:
 
     def _receive(self, action: str) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
         try:
-            data = self._raw.recv(RECEIVE_BYTES)
+            data = self._raw.recv(DATAGRAM_BYTES)
         except TimeoutError:
             raise KernelError(action, errno.ETIMEDOUT) from None
         except OSError as error:
@@ -170,20 +180,44 @@ class Socket:
 def _raw_socket() -> sockets.socket:
     kind = sockets.SOCK_RAW | sockets.SOCK_CLOEXEC
     try:
-        return sockets.socket(sockets.AF_NETLINK, kind, NETLINK_ROUTE)
+        raw = sockets.socket(sockets.AF_NETLINK, kind, NETLINK_ROUTE)
     except OSError as error:
         raise KernelError("open a netlink socket", error.errno or errno.EIO) from None
+    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+        with suppress(OSError):  # an old kernel has shorter texts, and less to filter by
+            raw.setsockopt(SOL_NETLINK, option, 1)
+    raw.bind((0, 0))
+    return raw
 
 
 def encode(message: Message, type_: int, flags: int, sequence: int) -> bytes:
-    """A message with its netlink header, padded for the next one."""
+    """
+    A message with its netlink header, padded for the next one.
+
+    Raises ValueError for an attribute that the codec does not know: it would be left out.
+    """
     message.reset()
     message["header"]["type"] = type_
     message["header"]["flags"] = flags
     message["header"]["sequence_number"] = sequence
     message.encode()
+    lost = next(_lost(message), None)
+    if lost is not None:
+        raise ValueError(f"encode {type(message).__name__}: unknown attribute {lost}")
     data = bytes(message.data)
     return data + bytes(-len(data) % 4)
+
+
+def _lost(message: Message) -> Iterator[str]:
+    """The attributes that encode() passed over: the others have become slots of encoded ones."""
+    from meta_cni.linux.codec import nla_slot  # noqa: PLC0415 - 50 ms to import
+
+    for each in message.get("attrs") or ():
+        if not isinstance(each, nla_slot):
+            yield each[0]
+        elif isinstance(each.cell[1], dict):
+            yield from _lost(each.cell[1])
 
 
 def decode(kind: type[Message], body: bytes) -> Message:

@@ -12,8 +12,8 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,10 @@ CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703  # <linux/nsfs.h>
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000  # <linux/mount.h>
 MNT_DETACH = 2
+USER_NAMESPACE = (
+    "make a user namespace (run as root, or allow it: sysctl user.max_user_namespaces above 0, and where "
+    "they exist kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0)"
+)
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 Answer = TypeVar("Answer")
@@ -109,10 +113,19 @@ def _check(code: int, action: str) -> None:
         raise KernelError(action, ctypes.get_errno())
 
 
+@contextmanager
+def _refused(action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise KernelError(action, error.errno or errno.EIO) from None
+
+
 def create(path: str) -> None:
     """Make a new network namespace, kept alive by a bind mount at `path`, with `lo` up."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444))
+    with _refused(f"make network namespace {path}"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444))
 
     def work() -> None:
         _check(_LIBC.unshare(CLONE_NEWNET), "make a network namespace")
@@ -131,7 +144,7 @@ def create(path: str) -> None:
 def remove(path: str) -> None:
     """Let a namespace made by create() go; gone is success."""
     _LIBC.umount2(path.encode(), MNT_DETACH)
-    with suppress(FileNotFoundError):
+    with _refused(f"remove network namespace {path}"), suppress(FileNotFoundError):
         os.unlink(path)
 
 
@@ -163,11 +176,12 @@ def enter_private() -> Private:
     """
     user, group = os.getuid(), os.getgid()
     if user != 0:
-        code = _LIBC.unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET)
-        _check(code, "make a user namespace (run as root, or set kernel.unprivileged_userns_clone=1)")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        _check(_LIBC.unshare(CLONE_NEWUSER), USER_NAMESPACE)
+        with _refused(USER_NAMESPACE):  # where AppArmor takes the new root's capabilities away
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        _check(_LIBC.unshare(CLONE_NEWNS | CLONE_NEWNET), USER_NAMESPACE)
     else:
         _check(_LIBC.unshare(CLONE_NEWNS | CLONE_NEWNET), "make a network namespace")
     _check(_LIBC.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "make mounts private")

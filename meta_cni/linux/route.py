@@ -16,6 +16,7 @@ from meta_cni.linux.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Messa
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26  # <linux/rtnetlink.h>
 RT_TABLE_MAIN = 254
 RTPROT_BOOT = 3
+RTNH_F_ONLINK = 4
 RTN_UNICAST = 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 FAMILIES = {4: sockets.AF_INET, 6: sockets.AF_INET6}
@@ -28,6 +29,7 @@ class Route:
 
     destination: Network
     gateway: Address | None = None
+    """A route to IPv4 may have an IPv6 gateway (RFC 5549)."""
     interface_index: int = 0
     table: int = RT_TABLE_MAIN
     priority: int = 0
@@ -37,10 +39,12 @@ class Route:
     mtu: int = 0
     advmss: int = 0
     source: Address | None = None
+    is_on_link: bool = False
+    """The gateway is taken as a neighbour, whatever the addresses of the interface say."""
 
 
 def _new() -> Message:
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: PLC0415 - 0.3 s to import
+    from meta_cni.linux.codec import rtmsg  # noqa: PLC0415 - 50 ms to import
 
     return rtmsg()
 
@@ -53,11 +57,12 @@ def _message(route: Route) -> Message:
     message["proto"] = route.protocol
     message["type"] = RTN_UNICAST
     message["scope"] = _scope(route)
+    message["flags"] = RTNH_F_ONLINK if route.is_on_link else 0
     attributes: list[tuple[str, Any]] = [("RTA_TABLE", route.table)]
     if route.destination.prefixlen:
         attributes.append(("RTA_DST", str(route.destination.network_address)))
     if route.gateway is not None:
-        attributes.append(("RTA_GATEWAY", str(route.gateway)))
+        attributes.append(_next_hop(route.destination, route.gateway))
     if route.interface_index:
         attributes.append(("RTA_OIF", route.interface_index))
     if route.priority:
@@ -69,6 +74,13 @@ def _message(route: Route) -> Message:
         attributes.append(("RTA_METRICS", {"attrs": [(key, value) for key, value in metrics if value]}))
     message["attrs"] = attributes
     return message
+
+
+def _next_hop(destination: Network, gateway: Address) -> tuple[str, Any]:
+    """RTA_VIA names its family, RTA_GATEWAY has the destination's."""
+    if gateway.version == destination.version:
+        return "RTA_GATEWAY", str(gateway)
+    return "RTA_VIA", {"family": FAMILIES[gateway.version], "addr": str(gateway)}
 
 
 def _scope(route: Route) -> int:
@@ -126,11 +138,13 @@ def _decode(message: Message) -> list[Route]:
             mtu=(metrics.get_attr("RTAX_MTU") if metrics else 0) or 0,
             advmss=(metrics.get_attr("RTAX_ADVMSS") if metrics else 0) or 0,
             source=ip_address(source) if source else None,
+            is_on_link=bool(hop["flags"] & RTNH_F_ONLINK),
         )
         for hop in hops
     ]
 
 
 def _gateway(hop: Message) -> Address | None:
-    text = hop.get_attr("RTA_GATEWAY")
+    via = hop.get_attr("RTA_VIA")
+    text = via["addr"] if via else hop.get_attr("RTA_GATEWAY")
     return ip_address(text) if text else None

@@ -1,0 +1,209 @@
+"""Links on a real kernel: where they are made, and how they go away."""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from meta_cni.cni.errors import KernelError
+from meta_cni.linux import link
+from meta_cni.linux.link import Link
+from meta_cni.linux.netlink import Socket
+from tests.netns.conftest import PodNetns
+
+MAC = "02:00:5e:00:53:01"
+GROUP = 0x4D000001
+
+
+def made_bridge(host: Socket, name: str = "br0") -> Link:
+    """A bridge that is up."""
+    host.request([link.create_bridge(name)])
+    found = link.require(host, name, "bridge")
+    host.request([link.set_link(found.index, is_up=True)])
+    return found
+
+
+def test_one_message_makes_a_veth_with_its_peer_in_the_pod(host: Socket, pod: PodNetns):
+    """Moving a link afterwards costs 16 ms, and leaves a moment with a wrong name."""
+    bridge = made_bridge(host)
+    request = link.create_veth("veth0", "net1", pod.fd, mac=MAC, mtu=1400, group=GROUP, master=bridge.index)
+
+    (reply,) = host.request([request])
+
+    host_index, pod_index = link.veth_indexes(reply)
+    outside = link.require(host, "veth0", "host end")
+    inside = link.require(pod.socket, "net1", "pod end")
+    assert (outside.index, inside.index) == (host_index, pod_index)
+    assert ("veth", True, bridge.index, 1400, 0) == (
+        *(outside.kind, outside.is_up, outside.master),
+        *(outside.mtu, outside.group),
+    )
+    assert ("veth", False, MAC, 1400, GROUP) == (
+        *(inside.kind, inside.is_up, inside.mac),
+        *(inside.mtu, inside.group),
+    )
+    assert (pod_index, host_index) == (outside.parent, inside.parent)
+
+
+def test_a_veth_whose_name_is_taken_in_the_pod_leaves_nothing_on_the_node(host: Socket, pod: PodNetns):
+    """Half a pair on the node belongs to nobody."""
+    pod.socket.request([link.create_bridge("net1")])
+
+    with pytest.raises(KernelError, match=r"create veth net1 with peer veth0: .*File exists"):
+        host.request([link.create_veth("veth0", "net1", pod.fd)])
+
+    assert link.find(host, "veth0") is None
+
+
+def test_a_veth_whose_bridge_is_gone_leaves_nothing(host: Socket, pod: PodNetns):
+    """The bridge may go between the look-up and the message."""
+    with pytest.raises(KernelError):
+        host.request([link.create_veth("veth0", "net1", pod.fd, master=12345)])
+
+    assert link.find(host, "veth0") is None
+    assert [] == pod.links()
+
+
+@pytest.mark.parametrize("mode", ["private", "vepa", "bridge", "passthru"])
+def test_a_macvlan_is_made_in_the_pod(
+    needs_kind: Callable[[str], None], host: Socket, pod: PodNetns, mode: str
+):
+    """Its master stays on the node."""
+    needs_kind("macvlan")
+    host.request([link.create_pair("up0", "up1")])
+    parent = link.require(host, "up0", "master").index
+
+    mac = "" if mode == "passthru" else MAC  # a passthru macvlan has its master's
+    host.request([link.create_macvlan("net1", parent, mode, pod_fd=pod.fd, mac=mac, mtu=1400, group=GROUP)])
+
+    made = link.require(pod.socket, "net1", "macvlan")
+    assert ("macvlan", parent, 1400, GROUP) == (made.kind, made.parent, made.mtu, made.group)
+    assert mode == made.info["IFLA_MACVLAN_MODE"]
+    assert link.find(host, "net1") is None
+    if mac:
+        assert mac == made.mac
+
+
+def test_a_broadcast_queue_is_as_long_as_asked_for(
+    needs_kind: Callable[[str], None], host: Socket, pod: PodNetns
+):
+    """Telco networks with many neighbours lose ARP requests in the default one."""
+    needs_kind("macvlan")
+    host.request([link.create_pair("up0", "up1")])
+    parent = link.require(host, "up0", "master").index
+
+    request = link.create_macvlan("net1", parent, "bridge", pod_fd=pod.fd, broadcast_queue_length=3000)
+    host.request([request])
+
+    made = link.require(pod.socket, "net1", "macvlan")
+    assert 3000 == made.info["IFLA_MACVLAN_BC_QUEUE_LEN"]
+
+
+def test_a_bridge_that_two_make_at_once_is_made_once(host: Socket):
+    """Two pods of one network start together on a fresh node."""
+    first, second = host.request([link.create_bridge("br0"), link.create_bridge("br0")])
+
+    assert (0, errno.EEXIST) == (first.errno, second.errno)
+    assert "bridge" == link.require(host, "br0", "bridge").kind
+
+
+def test_every_link_of_a_group_goes_with_one_message(pod: PodNetns):
+    """Each link deleted alone waits for its own grace period: 180 ms for eight."""
+    pod.socket.request([link.create_bridge("other")])
+    for n in range(4):
+        pod.socket.request([link.create_veth(f"peer{n}", f"net{n}", pod.fd, group=GROUP)])
+
+    (reply,) = pod.socket.request([link.delete_group(GROUP)])
+
+    assert 0 == reply.errno
+    assert ["other"] == pod.links()
+
+
+def test_a_group_without_links_is_no_error(pod: PodNetns):
+    """A DEL is repeatable."""
+    (reply,) = pod.socket.request([link.delete_group(GROUP)])
+
+    assert errno.ENODEV == reply.errno
+
+
+def test_the_group_of_all_other_links_is_not_deleted(pod: PodNetns):
+    """Group 0 is what every link has that nobody put into one."""
+    pod.socket.request([link.create_bridge("other")])
+
+    with pytest.raises(KernelError, match="delete links of group 0x0: Operation not permitted"):
+        pod.socket.request([link.delete_group(0)])
+
+    assert ["other"] == pod.links()
+
+
+def test_a_link_is_looked_up_without_a_dump(host: Socket):
+    """By name, by index, and None where there is none."""
+    bridge = made_bridge(host, "br.100")
+
+    found = link.find(host, "br.100"), link.find_index(host, bridge.index)
+
+    assert [bridge.index, bridge.index] == [each.index for each in found if each is not None]
+    assert link.find(host, "br") is None
+    assert link.find_index(host, 12345) is None
+    with pytest.raises(KernelError, match="look up master eth7: No such device"):
+        link.require(host, "eth7", "master")
+
+
+def test_only_what_is_given_is_changed(host: Socket):
+    """A bridge that gets a MAC must not go down for it."""
+    bridge = made_bridge(host)
+
+    host.request([link.set_link(bridge.index, mac=MAC, mtu=1400)])
+    host.request([link.set_link(bridge.index, is_promiscuous=True)])
+
+    found = link.require(host, "br0", "bridge")
+    assert (MAC, 1400, True, True) == (found.mac, found.mtu, found.is_up, found.is_promiscuous)
+
+
+def test_a_link_is_renamed_and_put_down(host: Socket):
+    """As the interface a delegate made under a temporary name."""
+    bridge = made_bridge(host)
+
+    host.request([link.set_link(bridge.index, is_up=False), link.set_link(bridge.index, name="br1")])
+
+    assert link.find(host, "br0") is None
+    found = link.require(host, "br1", "bridge")
+    assert (bridge.index, False) == (found.index, found.is_up)
+
+
+def test_a_port_is_put_into_a_bridge_and_released(host: Socket):
+    """A master of 0 is none, None leaves it."""
+    bridge = made_bridge(host)
+    host.request([link.create_pair("port0", "port1")])
+    index = link.require(host, "port0", "port").index
+    masters: list[int] = []
+
+    for master in (bridge.index, None, 0):
+        host.request([link.set_link(index, master=master)])
+        masters.append(link.require(host, "port0", "port").master)
+
+    assert [bridge.index, bridge.index, 0] == masters
+
+
+@pytest.mark.parametrize(("is_hairpin", "is_isolated"), [(True, None), (None, True), (True, True)])
+def test_a_port_is_hairpin_or_isolated(host: Socket, is_hairpin: bool | None, is_isolated: bool | None):
+    """What is not given stays as it was."""
+    bridge = made_bridge(host)
+    host.request([link.create_pair("port0", "port1")])
+    index = link.require(host, "port0", "port").index
+    host.request([link.set_link(index, master=bridge.index)])
+
+    host.request([link.set_port(index, is_hairpin=is_hairpin, is_isolated=is_isolated)])
+
+    port = link.require(host, "port0", "port").port
+    expected = bool(is_hairpin), bool(is_isolated)
+    assert expected == (bool(port["IFLA_BRPORT_MODE"]), bool(port["IFLA_BRPORT_ISOLATED"]))
+
+
+def test_a_kind_no_kernel_has_skips_by_its_name(needs_kind: Callable[[str], None]):
+    """What a machine cannot prove is said, not passed over."""
+    with pytest.raises(pytest.skip.Exception, match=r"^kernel has no warp$"):
+        needs_kind("warp")
+
+    needs_kind("bridge")
+    needs_kind("veth")

@@ -1,0 +1,232 @@
+"""What goes over the socket, against a kernel played byte by byte at the other end of a pair."""
+
+import errno
+import socket as sockets
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from meta_cni.cni.errors import KernelError
+from meta_cni.linux import link, netlink
+from meta_cni.linux.netlink import (
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_ACK_TLVS,
+    NLM_F_CAPPED,
+    NLM_F_DUMP_INTR,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Socket,
+)
+
+NLM_F_MULTI = 2  # <linux/netlink.h>
+Header = tuple[int, int, int, int, int]
+Answer = Callable[[Header, bytes], list[bytes]]
+"""The datagrams that answer one message."""
+
+
+def message(kind: int, flags: int, sequence: int, body: bytes = b"") -> bytes:
+    """One message."""
+    return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
+
+
+def attribute(kind: int, body: bytes) -> bytes:
+    """One attribute, padded."""
+    return struct.pack("=HH", 4 + len(body), kind) + body + bytes(-len(body) % 4)
+
+
+def acknowledgement(request: bytes, number: int = 0, text: str = "", *, is_capped: bool = True) -> bytes:
+    """What the kernel answers to a message, with or without the message in it."""
+    flags = (NLM_F_CAPPED if is_capped else 0) | (NLM_F_ACK_TLVS if text else 0)
+    original = request[: HEADER.size] if is_capped else request
+    words = attribute(3, b"cookie") + attribute(1, text.encode() + b"\0") if text else b""
+    (sequence,) = struct.unpack_from("=I", request, 8)
+    return message(NLMSG_ERROR, flags, sequence, struct.pack("=i", -number) + original + words)
+
+
+def told(name: str, index: int, peer: int, sequence: int, flags: int = 0) -> bytes:
+    """An RTM_NEWLINK."""
+    body = struct.pack("=BxHiII", 0, 1, index, 1, 0)
+    body += attribute(3, name.encode() + b"\0") + attribute(5, struct.pack("=I", peer))
+    return message(link.RTM_NEWLINK, flags, sequence, body)
+
+
+@pytest.fixture
+def played() -> Iterator[Callable[[Answer], Socket]]:
+    """A socket whose kernel is a function."""
+    ends: list[sockets.socket] = []
+    threads: list[threading.Thread] = []
+
+    def play(answer: Answer) -> Socket:
+        ours, kernel = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
+        ends.append(ours)
+
+        def serve() -> None:
+            with kernel:
+                while data := kernel.recv(1 << 16):
+                    for header, body in netlink.split(data):
+                        for datagram in answer(header, body):
+                            kernel.send(datagram)
+
+        threads.append(threading.Thread(target=serve))
+        threads[-1].start()
+        return Socket(ours, timeout_s=1.0)
+
+    yield play
+    for each in ends:
+        each.close()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_batch_is_one_datagram_of_aligned_messages_with_numbers():
+    """One system call for all; what is not aligned makes the kernel lose the messages behind it."""
+    ours, kernel = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
+    with ours, kernel:
+        with pytest.raises(KernelError, match="delete link abc: Connection timed out"):
+            Socket(ours, timeout_s=0.01).request([link.delete("abc"), link.delete("b")])
+        data = kernel.recv(1 << 16)
+
+    found = netlink.split(data)
+    assert 0 == len(data) % 4
+    assert [(link.RTM_DELLINK, 1), (link.RTM_DELLINK, 2)] == [(each[1], each[3]) for each, _ in found]
+    assert all(each[2] & NLM_F_ACK for each, _ in found)
+
+
+def test_answers_may_come_in_any_number_of_datagrams_and_others_in_between(
+    played: Callable[[Answer], Socket],
+):
+    """A late answer to a request that was given up must not be taken for this one's."""
+
+    def answer(header: Header, body: bytes) -> list[bytes]:
+        late = message(NLMSG_ERROR, 0, 0, struct.pack("=i", -errno.EPERM) + body[: HEADER.size])
+        return [late, told("multicast", 9, 0, 4711) + acknowledgement(body)]
+
+    replies = played(answer).request([link.delete("a"), link.delete("b")])
+
+    assert [(0, ()), (0, ())] == [(each.errno, each.echoed) for each in replies]
+
+
+@pytest.mark.parametrize("is_capped", [True, False])
+def test_the_words_of_the_kernel_are_found_behind_the_message(
+    played: Callable[[Answer], Socket], is_capped: bool
+):
+    """NETLINK_CAP_ACK leaves the message out; kernels that do not know it put it in."""
+    socket = played(
+        lambda _, body: [acknowledgement(body, errno.EINVAL, "mtu too small", is_capped=is_capped)]
+    )
+
+    with pytest.raises(KernelError, match=r"^change link 3: mtu too small: Invalid argument$"):
+        socket.request([link.set_link(3, mtu=10)])
+
+
+def test_the_first_failure_is_raised_when_all_answers_are_read(played: Callable[[Answer], Socket]):
+    """Whatever order they come in: an unread answer would belong to nobody."""
+    numbers = {1: 0, 2: errno.EPERM, 3: errno.EBUSY, 4: 0}
+    socket = played(lambda header, body: [acknowledgement(body, numbers.get(header[3], 0))])
+
+    with pytest.raises(KernelError, match="delete link b: Operation not permitted"):
+        socket.request([link.delete(name) for name in "abcd"])
+
+    assert 0 == socket.request([link.delete("a")])[0].errno
+
+
+def test_a_tolerated_error_is_no_failure(played: Callable[[Answer], Socket]):
+    """Gone is what a DEL wants."""
+    socket = played(lambda _, body: [acknowledgement(body, errno.ENODEV)])
+
+    assert [errno.ENODEV] == [each.errno for each in socket.request([link.delete("a")])]
+
+
+def test_the_echo_tells_both_indexes_of_a_veth(played: Callable[[Answer], Socket]):
+    """No look-up is needed where the kernel echoes."""
+
+    def answer(header: Header, body: bytes) -> list[bytes]:
+        assert header[1] == link.RTM_NEWLINK
+        return [told("veth0", 7, 2, header[3]) + acknowledgement(body)]
+
+    (reply,) = played(answer).request([link.create_veth("veth0", "net1", 3)])
+
+    assert (7, 2) == link.veth_indexes(reply)
+
+
+def test_a_kernel_without_echo_is_asked_for_the_link(played: Callable[[Answer], Socket]):
+    """Linux before 6.2, as Debian 12 has it, acknowledges a new link and says no more."""
+
+    def answer(header: Header, body: bytes) -> list[bytes]:
+        if header[1] == link.RTM_GETLINK:
+            return [told("veth0", 7, 2, header[3]), acknowledgement(body)]
+        return [acknowledgement(body)]
+
+    (reply,) = played(answer).request([link.create_veth("veth0", "net1", 3)])
+
+    assert (7, 2) == link.veth_indexes(reply)
+
+
+def dumper(interruptions: int, rounds: list[int]) -> Answer:
+    """A kernel whose first so many dumps are interrupted; each has its own number as the link's index."""
+
+    def answer(header: Header, body: bytes) -> list[bytes]:
+        rounds.append(header[3])
+        flags = NLM_F_MULTI | (NLM_F_DUMP_INTR if len(rounds) <= interruptions else 0)
+        done = message(NLMSG_DONE, flags, header[3], struct.pack("=i", 0))
+        return [told("a", len(rounds), 0, header[3], flags), told("b", 99, 0, header[3], NLM_F_MULTI), done]
+
+    return answer
+
+
+def test_an_interrupted_dump_is_repeated_and_only_the_last_one_counts(played: Callable[[Answer], Socket]):
+    """Links came and went meanwhile: some may be missing, some be there twice."""
+    rounds: list[int] = []
+
+    found = link.dump(played(dumper(2, rounds)))
+
+    assert [1, 2, 3] == rounds
+    assert [(3, "a"), (99, "b")] == [(each.index, each.name) for each in found]
+
+
+def test_a_dump_that_is_always_interrupted_ends(played: Callable[[Answer], Socket]):
+    """On a busy node the last one is better than none, as the reference plugins hold it."""
+    rounds: list[int] = []
+
+    found = link.dump(played(dumper(99, rounds)))
+
+    assert netlink.DUMP_TRIES == len(rounds)
+    assert ["a", "b"] == [each.name for each in found]
+
+
+def test_a_dump_that_fails_at_its_end_is_told(played: Callable[[Answer], Socket]):
+    """NLMSG_DONE has the error of a dump that broke off."""
+    socket = played(
+        lambda header, _: [message(NLMSG_DONE, NLM_F_MULTI, header[3], struct.pack("=i", -errno.ENOMEM))]
+    )
+
+    with pytest.raises(KernelError, match=r"^list links: Cannot allocate memory$"):
+        link.dump(socket)
+
+
+def test_an_attribute_that_the_codec_does_not_know_is_refused():
+    """It would be left out without a word: a key that is accepted and does nothing."""
+    unknown = link.create_bridge("br0")
+    unknown.message["attrs"].append(("IFLA_NONSENSE", 1))
+
+    with pytest.raises(ValueError, match="encode ifinfmsg: unknown attribute IFLA_NONSENSE"):
+        netlink.encode(unknown.message, unknown.type, unknown.flags, 1)
+
+
+def test_a_nested_attribute_that_the_codec_does_not_know_is_refused():
+    """Most of what a kind of link can do is nested twice."""
+    unknown = link.create_macvlan("net1", 2, "bridge", pod_fd=3)
+    nested = unknown.message["attrs"][-1][1]["attrs"][-1][1]["attrs"]
+    nested.append(("IFLA_MACVLAN_NONSENSE", 1))
+
+    with pytest.raises(ValueError, match="IFLA_MACVLAN_NONSENSE"):
+        netlink.encode(unknown.message, unknown.type, unknown.flags, 1)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", bytes(16), HEADER.pack(4, 2, 0, 1, 0) + bytes(20)])
+def test_a_datagram_cut_short_has_no_messages(data: bytes):
+    """A length below the header's would never end."""
+    assert [] == netlink.split(data)
