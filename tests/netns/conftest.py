@@ -21,8 +21,13 @@ REFERENCE = ("/opt/cni/bin", "/usr/lib/cni")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def private_node() -> netns.Private:
-    """The whole test process moves into its own namespaces, before it has a second thread."""
+def private_node(tmp_path_factory: pytest.TempPathFactory) -> netns.Private:
+    """
+    The whole test process moves into its own namespaces, before it has a second thread.
+
+    pytest's directory is made before, under the user's own name: inside an ordinary user is root.
+    """
+    tmp_path_factory.getbasetemp()
     return netns.enter_private()
 
 
