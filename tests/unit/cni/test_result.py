@@ -213,6 +213,8 @@ def test_route_attributes_do_not_exist_before_0_3(version: str):
     document = {"cniVersion": version, "ip4": {"ip": "10.1.2.3/8", "routes": [route]}}
 
     assert (Route(ip_network("10.0.0.0/8")),) == parse(document, "").routes
+    full = replace(parse(document, ""), routes=(Route(ip_network("10.0.0.0/8"), mtu=9000, table=5),))
+    assert {"ip": "10.1.2.3/8", "routes": [{"dst": "10.0.0.0/8"}]} == to_json(full, version)["ip4"]
 
 
 @pytest.mark.parametrize("version", [version for version in SUPPORTED if version not in OLDEST])
