@@ -14,7 +14,7 @@ from dataclasses import replace
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NetnsGone
 from meta_cni.cni.result import Interface, InterfaceAddress, IPConfig, Result, Route
-from meta_cni.delegate import Attachment, requested_mac, unimplemented
+from meta_cni.delegate import Attachment, Valid, requested_mac, unimplemented
 from meta_cni.linux import address, configure, link, sysctl
 from meta_cni.linux.address import interface_address
 from meta_cni.linux.link import Link
@@ -220,6 +220,10 @@ class Bridge:
     @classmethod
     def status(cls, config: PluginConfig) -> None:
         """A bridge is made when it is missing: nothing can be said before an ADD."""
+
+    @classmethod
+    def collect(cls, config: PluginConfig, valid: Valid) -> None:
+        """The links died with the pod's namespace; there is nothing else."""
 
     @classmethod
     def refuses(cls, config: PluginConfig) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NetnsGone, NotAvailable
 from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import Attachment, requested_mac, unimplemented
+from meta_cni.delegate import Attachment, Valid, requested_mac, unimplemented
 from meta_cni.linux import configure, link, route
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Socket
@@ -132,6 +132,10 @@ class Macvlan:
         with Socket.open_host() as host:
             if link.find(host, master) is None:
                 raise NotAvailable(f"{config.where}: master {master!r} does not exist")
+
+    @classmethod
+    def collect(cls, config: PluginConfig, valid: Valid) -> None:
+        """The links died with the pod's namespace; there is nothing else."""
 
     @classmethod
     def refuses(cls, config: PluginConfig) -> str:

@@ -23,17 +23,13 @@ def main() -> int:
     return command_line(sys.argv[1:])
 
 
-def bridge() -> int:
-    """The built-in bridge as a plugin of its own."""
-    return _standalone("bridge")
+def standalone() -> int:
+    """A built-in delegate as a plugin of its own: meta-bridge is bridge, and so on."""
+    return plugin(os.path.basename(sys.argv[0]).removeprefix("meta-"))
 
 
-def macvlan() -> int:
-    """The built-in macvlan as a plugin of its own."""
-    return _standalone("macvlan")
-
-
-def _standalone(plugin_type: str) -> int:
+def plugin(plugin_type: str) -> int:
+    """Serve one call of a built-in delegate."""
     from meta_cni.standalone import serve  # noqa: PLC0415 - the meta plugin needs it not
 
     stdin = b"" if os.environ.get("CNI_COMMAND") == "VERSION" else sys.stdin.buffer.read()

@@ -257,6 +257,7 @@ def collect(
         plugin = parse_plugin(executed.stdin, f"network {record.network}")
         try:
             if executed.is_builtin:
+                delegates.load(executed.type).collect(plugin, valid)
                 ipam.reclaim(
                     plugin,
                     valid,

@@ -17,6 +17,8 @@ from meta_cni.cni.errors import BadConfig
 from meta_cni.cni.result import Result
 from meta_cni.linux.namespaces import Namespaces
 
+Valid = frozenset[tuple[str, str]]
+"""(container id, interface) of every attachment that a GC must leave alone."""
 MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
@@ -86,6 +88,11 @@ class BuiltIn(Delegate, Protocol):
     @classmethod
     def status(cls, config: PluginConfig) -> None:
         """Raise NotAvailable when an ADD could not be served now."""
+        ...
+
+    @classmethod
+    def collect(cls, config: PluginConfig, valid: Valid) -> None:
+        """GC: remove what attachments of this network that are not listed left on the node."""
         ...
 
     @classmethod

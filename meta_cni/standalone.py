@@ -71,7 +71,7 @@ def _serve(kind: type[BuiltIn], request: Request, config: PluginConfig) -> Resul
     if needed is not None and not versions.at_least(config.cni_version, needed):
         raise IncompatibleVersion(f"config version does not allow {request.command}")
     if request.command == "GC":
-        _collect(config, request)
+        _collect(kind, config, request)
         return None
     if request.command == "STATUS":
         kind.status(config)
@@ -135,13 +135,14 @@ def _cni_variables(request: Request) -> dict[str, str]:
     return {key: value for key, value in request.environment.items() if key.startswith("CNI_")}
 
 
-def _collect(config: PluginConfig, request: Request) -> None:
-    """GC of host-local's files; links of a dead container die with its namespace."""
+def _collect(kind: type[BuiltIn], config: PluginConfig, request: Request) -> None:
+    """GC of what the delegate has on the node, and of its addresses; links die with their namespace."""
     key = "cni.dev/valid-attachments"
     if config.section.value(key) is None:
         raise BadConfig(f"{config.where}: {key} is missing: expected a list")
     listed = config.section.sections(key)
     valid = frozenset((each.string("containerID"), each.string("ifname")) for each in listed)
+    kind.collect(config, valid)
     ipam.reclaim(
         config,
         valid,
