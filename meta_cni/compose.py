@@ -9,6 +9,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -70,6 +71,8 @@ LEVELS = {
     "verbose": logging.INFO,
     "debug": logging.DEBUG,
 }
+DATA_DIRECTORY = re.compile(rb'dataDir\\*"\s*:\s*\\*"(/[^"\\]+)')
+"""host-local's key as it stands in a configuration, and as it stands in a JSON string in an entry."""
 SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
 LOG = logging.getLogger("meta_cni")
@@ -158,19 +161,20 @@ def engine_of(settings: Settings, request: Request) -> Engine:
         store=store_of(settings) if request.command in ("ADD", "STATUS") else None,
         choose=partial(choose, path=path),
         construct=partial(construct, request=request),
-        status_of=partial(status_of, path=path, request=request),
+        status_of=partial(status_of, path=path, request=request, settings=settings),
         collect=partial(collect, path=path, request=request),
         salvage=partial(salvage, settings=settings),
     )
     return Engine(settings, world)
 
 
-def choose(plugin: PluginConfig, policy: str, *, path: tuple[str, ...]) -> Execution:
+def choose(plugin: PluginConfig, policy: str, ipam_policy: str, *, path: tuple[str, ...]) -> Execution:
     """How a plugin runs, and why; raises BadConfig when it cannot, or when it is ourselves."""
     builtin = delegates.load(plugin.type) if plugin.type in delegates.BUILTIN else None
     refusal = builtin.refuses(plugin) if builtin is not None else f"type {plugin.type} is not built in"
     if policy != "exec" and not refusal:
-        return Execution(plugin, True, "every key is built in")
+        _refuse_ipam(plugin, ipam_policy, path)
+        return Execution(plugin, True, "every key is built in", ipam_policy=ipam_policy)
     if policy == "builtin":
         raise BadConfig(f"{plugin.where}: delegatePolicy builtin: {refusal}")
     binary = invoke.find(plugin.type, path)
@@ -179,6 +183,18 @@ def choose(plugin: PluginConfig, policy: str, *, path: tuple[str, ...]) -> Execu
             f"{plugin.where}: type {plugin.type!r} is meta-cni itself ({binary}): expected another plugin"
         )
     return Execution(plugin, False, refusal or "delegatePolicy exec", binary)
+
+
+def _refuse_ipam(plugin: PluginConfig, policy: str, path: tuple[str, ...]) -> None:
+    """An executed IPAM plugin must be there, and must not be ourselves."""
+    if not ipam.is_executed(plugin, policy):
+        return
+    binary = invoke.find(plugin.ipam_type, path)
+    if is_ourselves(binary):
+        raise BadConfig(
+            f"{plugin.where}: ipam type {plugin.ipam_type!r} is meta-cni itself ({binary}): "
+            "expected an IPAM plugin"
+        )
 
 
 def is_ourselves(binary: str) -> bool:
@@ -216,6 +232,7 @@ def construct(
             environment=environment,
             path=record.path,
             deadline_s=record.deadline_s,
+            policy=executed.ipam_policy,
         )
     attachment = Attachment(
         container_id=variables["CNI_CONTAINERID"],
@@ -233,14 +250,22 @@ def construct(
     return External(plugin, attachment, executed.binary, environment)
 
 
-def status_of(text: str, network: str, *, path: tuple[str, ...], request: Request) -> None:
+def status_of(
+    text: str, network: str, *, path: tuple[str, ...], request: Request, settings: Settings
+) -> None:
     """STATUS of one plugin of a network: ours looks itself, an executed one is asked from 1.1.0 on."""
     plugin = parse_plugin(text, f"network {network}")
-    execution = choose(plugin, "auto", path=path)
+    policies = [settings.policy_for(network, each) for each in (plugin.type, plugin.ipam_type)]
+    execution = choose(plugin, *policies, path=path)
     if execution.is_builtin:
         delegates.load(plugin.type).status(plugin)
-        environment = invoke.environment(request.environment, {"CNI_PATH": ":".join(path)})
-        ipam.status(plugin, environment=environment, path=path, deadline_s=STATUS_DEADLINE_S)
+        ipam.status(
+            plugin,
+            environment=invoke.environment(request.environment, {"CNI_PATH": ":".join(path)}),
+            path=path,
+            deadline_s=STATUS_DEADLINE_S,
+            policy=execution.ipam_policy,
+        )
     elif versions.at_least(plugin.cni_version, "1.1.0"):
         variables = {"CNI_COMMAND": "STATUS", "CNI_PATH": ":".join(path)}
         environment = invoke.environment(request.environment, variables)
@@ -264,6 +289,7 @@ def collect(
                     environment=invoke.environment(request.environment, {"CNI_PATH": ":".join(path)}),
                     path=path,
                     deadline_s=record.deadline_s,
+                    policy=executed.ipam_policy,
                 )
             elif versions.at_least(record.cni_version, "1.1.0"):
                 given = plugin.execution({"cni.dev/valid-attachments": listed, "cni.dev/attachments": listed})
@@ -292,14 +318,17 @@ def salvage(container_id: str, netns_path: str, *, settings: Settings) -> list[s
 
 
 def _data_directories(settings: Settings) -> list[Path]:
-    """host-local's directory, and any other that the configuration names."""
+    """
+    host-local's directory, and any other that the configuration or the ledger names.
+
+    The ledger's files are searched as bytes: what is left of a damaged entry still tells.
+    Nothing but files that name the container is removed from any of them.
+    """
+    texts = [text.encode() for text in settings.delegates]
+    texts += [path.read_bytes() for path in (Path(settings.cni_dir) / "ledger").rglob("*") if path.is_file()]
     found = {Path(host_local.DATA_DIRECTORY)}
-    for text in settings.delegates:
-        with suppress(ValueError, AttributeError):
-            for plugin in json.loads(text).get("plugins", [json.loads(text)]):
-                directory = (plugin.get("ipam") or {}).get("dataDir")
-                if isinstance(directory, str) and directory:
-                    found.add(Path(directory))
+    for text in texts:
+        found.update(Path(os.fsdecode(each)) for each in DATA_DIRECTORY.findall(text))
     return sorted(found)
 
 
@@ -492,7 +521,7 @@ def _step_told(step: Step) -> dict[str, Any]:
                 "builtin": each.is_builtin,
                 "reason": each.reason,
                 "binary": each.binary,
-                "ipam": ipam.describe(each.plugin),
+                "ipam": ipam.describe(each.plugin, each.ipam_policy),
                 "runtimeConfig": each.plugin.section.value("runtimeConfig") or {},
             }
             for each in step.executions

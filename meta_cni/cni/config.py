@@ -353,6 +353,11 @@ class PluginConfig:
         section = self.section.section("ipam")
         return section if section is not None and section.string("type") else None
 
+    @property
+    def ipam_type(self) -> str:
+        """The IPAM plugin's type; empty when the attachment is layer 2 only."""
+        return self.ipam.string("type") if self.ipam is not None else ""
+
     def keys_outside(self, known: Iterable[str]) -> tuple[str, ...]:
         """The keys that are in no list of known ones, whatever their case."""
         folded = {key.casefold() for key in (*known, *COMMON_KEYS, *LIST_KEYS)}

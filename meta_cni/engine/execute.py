@@ -49,7 +49,9 @@ def records_of(plan: Plan, request_network: str, path: tuple[str, ...], identity
             netns=plan.netns,
             netns_identity=identity,
             executed=tuple(
-                Executed(each.plugin.type, each.is_builtin, each.plugin.raw.text(), each.binary)
+                Executed(
+                    each.plugin.type, each.is_builtin, each.plugin.raw.text(), each.binary, each.ipam_policy
+                )
                 for each in step.executions
             ),
             cni_args=dict(step.cni_args),

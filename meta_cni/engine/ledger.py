@@ -36,6 +36,7 @@ class Executed:
     stdin: str
     """The whole standard input, without prevResult."""
     binary: str = ""
+    ipam_policy: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

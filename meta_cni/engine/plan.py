@@ -35,10 +35,12 @@ class Execution:
     reason: str
     """Why it is built in or executed."""
     binary: str = ""
+    ipam_policy: str = "auto"
+    """The delegatePolicy of its IPAM plugin: auto, builtin or exec."""
 
 
-Choose = Callable[[PluginConfig, str], Execution]
-"""(plugin, policy) -> how it runs; raises BadConfig when it cannot run at all."""
+Choose = Callable[[PluginConfig, str, str], Execution]
+"""(plugin, its policy, its IPAM's policy) -> how it runs; raises BadConfig when it cannot run at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +176,14 @@ def _step(
     offered: dict[str, object] = {**runtime_config, **requests}
     if device:
         offered["deviceID"] = device
-    policy = network.reference
     executions: list[Execution] = []
     errors: list[CNIError] = []
     for plugin in network.config.plugins:
         try:
             ready = _execution_config(plugin, offered, selection, device)
-            executions.append(choose(ready, settings.policy_for(policy, plugin.type)))
+            policy = settings.policy_for(network.reference, plugin.type)
+            ipam_policy = settings.policy_for(network.reference, plugin.ipam_type)
+            executions.append(choose(ready, policy, ipam_policy))
         except CNIError as error:
             errors.append(error)
     if errors:

@@ -54,23 +54,20 @@ def open_addresses(
     `policy` is a delegatePolicy: auto, builtin or exec. Raises BadConfig when the ipam section
     is wrong, DelegateFailed when its plugin is not there. Nothing is touched.
     """
-    plugin_type = _type(config)
+    plugin_type = config.ipam_type
     if not plugin_type:
         return Nothing()
-    if not _is_executed(config, policy):
+    if not is_executed(config, policy):
         if plugin_type == "static":
             return Static(static.parse(config, cni_args))
         return HostLocal(host_local.parse(config, cni_args), container_id, interface, deadline_s)
     return External(config, invoke.find(plugin_type, path), environment, deadline_s)
 
 
-def _type(config: PluginConfig) -> str:
-    section = config.ipam
-    return section.string("type") if section is not None else ""
-
-
-def _is_executed(config: PluginConfig, policy: str) -> bool:
+def is_executed(config: PluginConfig, policy: str) -> bool:
     """Does the policy have a plugin executed? Raises BadConfig when it forbids what is needed."""
+    if not config.ipam_type:
+        return False
     refusal = refuses(config)
     if policy == "builtin" and refusal:
         raise BadConfig(f"{config.where}: ipam: delegatePolicy builtin: {refusal}")
@@ -80,7 +77,7 @@ def _is_executed(config: PluginConfig, policy: str) -> bool:
 def refuses(config: PluginConfig) -> str:
     """Why no built-in IPAM takes the ipam section; empty when one does, or when there is none."""
     section = config.ipam
-    plugin_type = _type(config)
+    plugin_type = config.ipam_type
     if section is None or not plugin_type:
         return ""
     if plugin_type not in KEYS:
@@ -88,11 +85,6 @@ def refuses(config: PluginConfig) -> str:
     known = {key.casefold() for key in KEYS[plugin_type]}
     unknown = sorted(key for key in section.values if key.casefold() not in known)
     return f"{', '.join(unknown)} of {plugin_type} is not built in" if unknown else ""
-
-
-def is_builtin(config: PluginConfig) -> bool:
-    """Is there an ipam section, and every key of it one that a built-in IPAM implements?"""
-    return bool(_type(config)) and not refuses(config)
 
 
 def status(
@@ -149,12 +141,12 @@ def _unattached(
     )
 
 
-def describe(config: PluginConfig) -> str:
+def describe(config: PluginConfig, policy: str = "auto") -> str:
     """One line for a plan; raises BadConfig."""
-    plugin_type = _type(config)
+    plugin_type = config.ipam_type
     if not plugin_type:
         return "no addresses (layer 2)"
-    if not is_builtin(config):
+    if is_executed(config, policy):
         return f"{plugin_type} (executed)"
     if plugin_type == "static":
         return static.describe(static.parse(config, {}))

@@ -34,7 +34,7 @@ class External:
         """ADD; whatever a failing one left is asked back with a DEL."""
         try:
             printed = self._run("ADD", self.config)
-            return invoke.result(printed, self.config.cni_version, self.config.network, self._type)
+            return invoke.result(printed, self.config.cni_version, self.config.network, self.config.ipam_type)
         except CNIError as error:
             self._take_back(error)
             raise
@@ -70,11 +70,6 @@ class External:
         listed = [{"containerID": container_id, "ifname": name} for container_id, name in sorted(valid)]
         keys = ("cni.dev/valid-attachments", "cni.dev/attachments")  # libcni writes both
         self._run("GC", self.config.execution(dict.fromkeys(keys, listed)))
-
-    @property
-    def _type(self) -> str:
-        section = self.config.ipam
-        return section.string("type") if section else ""
 
     def _run(self, command: str, config: PluginConfig) -> bytes:
         variables = {**self.environment, "CNI_COMMAND": command}

@@ -1,6 +1,8 @@
 """A pod with several networks on a real kernel: what it gets, what is told, what is left."""
 
 import json
+import shlex
+import shutil
 import sys
 
 import pytest
@@ -281,6 +283,23 @@ def test_damaged_entry_is_set_aside_and_what_is_found_is_undone(node: Node, pod:
     node.delete()
 
 
+def test_damaged_entry_still_tells_where_its_networks_keep_their_addresses(node: Node):
+    """A network's own directory is in no configuration of the node."""
+    own = {"type": "host-local", "dataDir": str(node.root / "own"), "subnet": "10.9.0.0/24"}
+    node.nad("one", node.bridge("one", 9) | {"ipam": own})
+    node.annotate("one")
+    before = node.traces()
+    node.add()
+    entry = node.root / "state" / "ledger" / "sandbox"
+    entry.write_bytes(entry.read_bytes()[:-10])
+
+    error = node.fail("DEL")
+
+    assert "10.9.0.2" in error["msg"]
+    shutil.rmtree(node.root / "state" / "ledger" / "damaged")
+    assert before == node.traces()
+
+
 def test_gc_undoes_what_the_runtime_does_not_list(node: Node):
     """D-09: GC heeds the runtime's list, and reaches every network."""
     two_networks(node)
@@ -330,10 +349,10 @@ def test_status_asks_an_executed_plugin(node: Node):
 
 def test_result_without_interfaces_is_completed_from_the_namespace(node: Node, pod: PodNetns):
     """P-21: old plugins answer addresses only."""
-    bridge = "import sys; from meta_cni.__main__ import bridge; sys.exit(bridge())"
+    bridge = 'import sys; from meta_cni.__main__ import plugin; sys.exit(plugin("bridge"))'
     node.script(
         "old",
-        f"{sys.executable} -c '{bridge}' > $0.out || exit 1\n"
+        f"{sys.executable} -c {shlex.quote(bridge)} > $0.out || exit 1\n"
         '[ $CNI_COMMAND = ADD ] && echo \'{"cniVersion":"0.2.0","ip4":{"ip":"10.11.0.2/24"}}\'; exit 0',
     )
     node.nad("old", {**node.bridge("", 11), "cniVersion": "0.2.0", "type": "old"})

@@ -1,6 +1,7 @@
 """The engine's less travelled ways, on a real kernel."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -201,6 +202,45 @@ def test_policy_builtin_refuses_what_only_the_binary_knows(node: Node):
     node.settings["delegates"] = [node.bridge("default", 244) | {"ipMasq": True}]
 
     assert "ipMasq True is not built in" in node.fail()["msg"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"delegatePolicy": {"host-local": "exec"}},
+        {"networks": {"telco/one": {"delegatePolicy": "exec"}}},
+    ],
+)
+def test_policy_exec_has_the_ipam_plugin_executed_to_the_end(
+    node: Node, pod: PodNetns, settings: dict[str, object], reference: Callable[[str], str]
+):
+    """DEL follows what ADD did, whatever the configuration says by then."""
+    real = f"{reference('bridge')} {reference('host-local')}".split()
+    for name, binary in zip(("bridge", "host-local"), real, strict=True):
+        node.script(name, f'echo "{name} $CNI_COMMAND" >> {node.root}/objects/calls; exec {binary}')
+    default = node.bridge("default", 244, cniVersion="1.0.0")
+    node.settings = {"delegates": [default], **settings}
+    node.nad("one", node.bridge("one", 9, cniVersion="1.0.0"))
+    node.annotate("one")
+    before = node.traces()
+    node.add()
+    node.settings = {}
+
+    node.delete()
+
+    calls = (node.root / "objects" / "calls").read_text().split("\n")
+    assert before == node.traces()
+    assert calls.count("host-local ADD") == calls.count("host-local DEL") > 0
+
+
+def test_ipam_that_is_meta_cni_itself_is_refused(node: Node, mocker):
+    """It would call itself without end."""
+    script = node.script("meta", "exit 1")
+    mocker.patch("sys.argv", [str(script)])
+    node.nad("one", node.bridge("one", 9) | {"ipam": {"type": "meta"}})
+    node.annotate("one")
+
+    assert "ipam type 'meta' is meta-cni itself" in node.fail()["msg"]
 
 
 def test_bug_in_a_delegates_undo_does_not_keep_the_others(node: Node, mocker):

@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "plan"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 
 
-def choose(plugin: PluginConfig, policy: str) -> Execution:
+def choose(plugin: PluginConfig, policy: str, ipam_policy: str) -> Execution:
     """Bridges and macvlans run here, unless the policy says otherwise."""
     is_builtin = plugin.type in ("bridge", "macvlan") and policy != "exec"
     return Execution(plugin, is_builtin, f"policy {policy}", "" if is_builtin else f"/bin/{plugin.type}")
@@ -78,7 +78,7 @@ def test_plan_is_as_in_the_golden_case(case: str, golden: Callable[[Path, str], 
 def test_bad_plugin_of_any_network_stops_the_plan():
     """Nothing may be touched when any step is wrong; all are told."""
 
-    def refuse(plugin: PluginConfig, policy: str) -> Execution:
+    def refuse(plugin: PluginConfig, policy: str, ipam_policy: str) -> Execution:
         raise CNIError(f"no {plugin.type}")
 
     config = parse_network('{"name":"a","plugins":[{"type":"x"},{"type":"y"}]}', "a")
