@@ -23,7 +23,12 @@ settings.load_profile("tests")
 # As the kernel of the CI machines is configured.
 KERNEL_FEATURES_MISSING_IN_CI = ("ipvlan", "8021q", "vlan", "vrf", "dummy", "bond")
 
-MISSING_IN_CI = {f"kernel has no {feature}" for feature in KERNEL_FEATURES_MISSING_IN_CI}
+PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox")
+
+MISSING_IN_CI = {
+    *(f"kernel has no {feature}" for feature in KERNEL_FEATURES_MISSING_IN_CI),
+    *(f"no {program}" for program in PROGRAMS_MISSING_IN_CI),
+}
 """The only reasons for which a test may be skipped where CI=true."""
 
 
