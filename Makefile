@@ -40,7 +40,7 @@ types: $(VENV)/.test ## mypy --strict
 	@$(BIN)/mypy --strict $(TYPED)
 
 fast: $(VENV)/.test ## every test that is not marked slow
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow" --hypothesis-profile=fast
 
 golden: $(VENV)/.test ## write the golden files anew; read the diff before committing it
 	@$(PYTEST) -m "not slow" --golden

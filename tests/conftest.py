@@ -18,6 +18,7 @@ from hypothesis import settings
 
 # Two busy cores make any single example slow; no time is asserted.
 settings.register_profile("tests", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=20)  # make check
 settings.load_profile("tests")
 
 # As the kernel of the CI machines is configured.

@@ -106,6 +106,7 @@ def test_validate_tells_file_object_and_key(tmp_path: Path):
         assert fragment in done.stdout
 
 
+@pytest.mark.slow
 def test_attach_list_and_detach_by_hand(tmp_path: Path, pod: PodNetns, host: Socket):
     """Without Kubernetes and without a runtime: a namespace, a pod file, our configuration."""
     ipam = {"type": "static", "addresses": [{"address": "10.9.0.2/24"}]}

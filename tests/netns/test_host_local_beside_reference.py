@@ -25,7 +25,10 @@ from meta_cni.cni.result import Result, parse, to_json
 REFERENCE = next(
     (each for each in ("/opt/cni/bin/host-local", "/usr/lib/cni/host-local") if Path(each).exists()), ""
 )
-pytestmark = pytest.mark.skipif(not REFERENCE, reason="the reference host-local is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not REFERENCE, reason="the reference host-local is not installed"),
+]
 
 ROOT = Path(__file__).parent.parent.parent
 PROCESSES = 8

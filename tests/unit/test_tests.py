@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 CONFTEST = Path(__file__).parent.parent / "conftest.py"
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
