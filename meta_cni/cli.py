@@ -6,6 +6,7 @@ The command line: what would be done, what is wrong, what is attached; attach an
     meta-cni attach NETNS --pod FILE   as a container runtime would
     meta-cni detach NETNS
     meta-cni attachments [-o json|svg]
+    meta-cni install --plugins DIR     the built-in delegates as plugins for any runtime
 """
 
 import argparse
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     detach.add_argument("netns", metavar="NETNS")
     attachments = _command(commands, "attachments", _attachments, "what is attached on this node")
     attachments.add_argument("-o", "--output", choices=("table", "json", "svg"), default="table")
+    install = _command(commands, "install", _install, "the built-in delegates as plugins for any runtime")
+    install.add_argument("--plugins", metavar="DIR", required=True, help="the runtime's plugin directory")
     for command in (plan, attach, detach, attachments):
         command.add_argument(
             "--config", metavar="FILE", help=f"our configuration; else the first in {CONFIG_DIRECTORY}"
@@ -224,6 +227,14 @@ def _attachments(parsed: argparse.Namespace) -> int:
         print(_table(("POD", "INTERFACE", "NETWORK", "MAC", "ADDRESSES", "HOW"), _rows(found)))
     for path in damaged:
         print(f"meta-cni: damaged entry set aside: {path}", file=sys.stderr)
+    return 0
+
+
+def _install(parsed: argparse.Namespace) -> int:
+    from meta_cni import standalone  # noqa: PLC0415
+
+    for path in standalone.install(Path(parsed.plugins)):
+        print(path)
     return 0
 
 

@@ -5,8 +5,12 @@ The checks come in the reference skeleton's order with its codes, but all of the
 anything is touched: one JSON document is printed, whatever happens.
 """
 
+import errno
 import json
+import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import delegates
 from meta_cni import invoke, ipam
@@ -20,6 +24,7 @@ from meta_cni.cni.errors import (
     CNIError,
     DecodeFailure,
     IncompatibleVersion,
+    KernelError,
     join,
 )
 from meta_cni.cni.request import NAME, Request
@@ -29,7 +34,46 @@ from meta_cni.linux import netns
 from meta_cni.linux.namespaces import Namespaces
 
 DEADLINE_S = 60.0
+SCRIPT = """#!{interpreter}
+import sys
+from meta_cni.__main__ import plugin
+sys.exit(plugin({plugin_type!r}))
+"""
+LONGEST_INTERPRETER = 253
+"""BINPRM_BUF_SIZE (256, <linux/binfmts.h>) less "#!" and the end of the line."""
 NEEDS = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+
+
+def install(directory: Path) -> list[Path]:
+    """
+    Write an executable for every built-in, named meta-bridge and so on; each is replaced whole.
+
+    Raises KernelError with the path that could not be written.
+    """
+    interpreter = _interpreter()
+    written = [directory / f"meta-{plugin_type}" for plugin_type in sorted(delegates.BUILTIN)]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in written:
+            text = SCRIPT.format(interpreter=interpreter, plugin_type=path.name.removeprefix("meta-"))
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(text)
+            temporary.chmod(0o755)
+            temporary.replace(path)
+    except OSError as error:
+        raise KernelError(f"write plugins to {directory}", error.errno or errno.EIO) from None
+    return written
+
+
+def _interpreter() -> str:
+    """The Python that runs now; a path that the kernel cannot take from a script is refused."""
+    path = sys.executable
+    if len(path) > LONGEST_INTERPRETER or any(each.isspace() for each in path):
+        raise BadConfig(
+            f"Python {path!r}: expected a path without white space, of at most {LONGEST_INTERPRETER} "
+            "characters: the kernel takes no other from a script"
+        )
+    return path
 
 
 def serve(plugin_type: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
