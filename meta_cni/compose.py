@@ -303,8 +303,15 @@ def collect(
         raise join(errors)
 
 
-def salvage(container_id: str, netns_path: str, *, settings: Settings) -> list[str]:
-    """Without a ledger entry: delete our links in the pod, release the container's addresses."""
+def salvage(
+    container_id: str, netns_path: str, *, settings: Settings
+) -> tuple[list[str], tuple[CNIError, ...]]:
+    """
+    Without a ledger entry: delete our links in the pod, release the container's addresses.
+
+    Returns what was removed, and what could not be looked at.
+    """
+    errors: list[CNIError] = []
     removed: list[str] = []
     with Namespaces(netns_path) as namespaces, suppress(CNIError):
         ours = [each for each in link.dump(namespaces.pod) if each.group & 0xFF000000 == GROUP_BASE]
@@ -312,9 +319,12 @@ def salvage(container_id: str, netns_path: str, *, settings: Settings) -> list[s
             namespaces.pod.request([link.delete(each.name)])
             removed.append(f"link {each.name}")
     for directory in _data_directories(settings):
-        released = host_local.release_container(directory, container_id, SALVAGE_DEADLINE_S)
-        removed.extend(f"address {each}" for each in released)
-    return removed
+        try:
+            released = host_local.release_container(directory, container_id, SALVAGE_DEADLINE_S)
+            removed.extend(f"address {each}" for each in released)
+        except CNIError as error:
+            errors.append(error)
+    return removed, tuple(errors)
 
 
 def _data_directories(settings: Settings) -> list[Path]:

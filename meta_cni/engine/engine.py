@@ -59,7 +59,7 @@ class World:
     """(plugin configuration text, network) -> raises NotAvailable; one plugin's STATUS."""
     collect: Callable[[Record, frozenset[tuple[str, str]]], None]
     """(one attachment, valid (container id, interface)) -> one network's GC."""
-    salvage: Callable[[str, str], list[str]]
+    salvage: Callable[[str, str], tuple[list[str], tuple[CNIError, ...]]]
     """(container id, netns) -> what could be removed without a ledger entry, in words."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
@@ -282,12 +282,13 @@ class Engine:
     def _salvaged(self, request: Request, error: DamagedEntry) -> CNIError:
         """Undo what can be found without the entry, and report; the next DEL finds no entry."""
         aside = self.ledger.set_aside(request.container_id)
-        removed = self.world.salvage(request.container_id, request.netns)
+        removed, errors = self.world.salvage(request.container_id, request.netns)
         found = ", ".join(removed) or "nothing"
-        return UndoFailed(
+        told = UndoFailed(
             f"{error.message}: it was set aside as {aside}; removed from the kernel and the stores: "
             f"{found}; what executed plugins had made is not known"
         )
+        return join([told, *errors])
 
     def check(self, request: Request) -> None:
         """Compare every attachment of the request with what ADD left."""

@@ -300,6 +300,21 @@ def test_damaged_entry_still_tells_where_its_networks_keep_their_addresses(node:
     assert before == node.traces()
 
 
+def test_directory_that_cannot_be_read_keeps_no_other_from_being_salvaged(node: Node, mocker):
+    """It is told, and the addresses elsewhere are released."""
+    unreadable = node.root / "no-directory"
+    unreadable.write_text("")
+    mocker.patch("meta_cni.ipam.host_local.DATA_DIRECTORY", str(unreadable))
+    node.add()
+    entry = node.root / "state" / "ledger" / "sandbox"
+    entry.write_bytes(entry.read_bytes()[:-10])
+
+    error = node.fail("DEL")
+
+    assert (106, True) == (error["code"], "10.244.0.2" in error["msg"])
+    assert f"{unreadable}: Not a directory" in error["msg"]
+
+
 def test_gc_undoes_what_the_runtime_does_not_list(node: Node):
     """D-09: GC heeds the runtime's list, and reaches every network."""
     two_networks(node)

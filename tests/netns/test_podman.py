@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.conftest import Node, host, node, pod, private_node
-
-__all__ = ["host", "node", "pod", "private_node"]
+from tests.netns.conftest import Node
 
 Podman = Callable[..., str]
 pytestmark = pytest.mark.slow
