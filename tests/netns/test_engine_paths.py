@@ -1,7 +1,10 @@
 """The engine's less travelled ways, on a real kernel."""
 
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -322,3 +325,39 @@ def test_log_goes_to_its_file(node: Node):
     node.add()
 
     assert "ADD sandbox took" in log.read_text()
+
+
+@pytest.fixture
+def full_disk(node: Node) -> Iterator[Callable[[str], None]]:
+    """A directory of the node is on a file system of its own that has no room left."""
+    mounted: list[Path] = []
+
+    def fill(name: str) -> None:
+        path = node.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(path)], check=True)
+        mounted.append(path)
+        with suppress(OSError), open(path / "lock", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    yield fill
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("name", ["state/ledger", "state/objects", "ipam/two"])
+def test_full_disk_fails_the_add_and_leaves_nothing(node: Node, full_disk: Callable[[str], None], name: str):
+    """A real one: the ledger's, the store's, the addresses' of the last network."""
+    node.nad("one", node.bridge("one", 9))
+    node.nad("two", node.bridge("two", 10))
+    node.annotate("one,two")
+    full_disk(name)
+    before = node.traces()
+
+    error = node.fail()
+
+    assert (True, True) == ("No space left on device" in error["msg"], error["code"] in (5, 11))
+    assert before == node.traces()
+    node.delete()
+    assert before == node.traces()
