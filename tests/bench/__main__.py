@@ -1,0 +1,136 @@
+"""
+Our built-in delegates beside the reference plugins and the kernel's floor, measured in one run.
+
+    python -m tests.bench [ROUNDS]
+
+Every round does ADD, CHECK and DEL with each contestant in turn, so that noise meets all of them
+alike; medians and their ratios are printed, nothing is asserted. IPAM is host-local for ours and
+the reference; the floor has none.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from meta_cni import standalone
+from meta_cni.linux import link, netns
+from meta_cni.linux.netlink import Socket
+from tests.bench.floor import Floor
+
+PATH = "/opt/cni/bin:/usr/lib/cni"
+VERBS = ("ADD", "CHECK", "DEL")
+TYPES = {"bridge": {"bridge": "br0", "isDefaultGateway": True}, "macvlan": {"master": "up0"}}
+Call = Callable[[dict[str, str], bytes], bytes]
+
+
+def ours(plugin_type: str) -> Call:
+    """In this process, as the daemon will."""
+
+    def call(environment: dict[str, str], stdin: bytes) -> bytes:
+        printed, code = standalone.serve(plugin_type, environment, stdin)
+        if code:
+            raise SystemExit(printed.decode())
+        return printed
+
+    return call
+
+
+def theirs(binary: str) -> Call:
+    """The reference binary, executed as a runtime does."""
+
+    def call(environment: dict[str, str], stdin: bytes) -> bytes:
+        return subprocess.run([binary], input=stdin, env=environment, stdout=-1, check=True).stdout
+
+    return call
+
+
+def measure(call: Call, config: dict[str, object], container_id: str) -> list[float]:
+    """Milliseconds of ADD, CHECK and DEL of one attachment."""
+    times: list[float] = []
+    environment = {"CNI_CONTAINERID": container_id, "CNI_NETNS": "/run/netns/bench", "CNI_IFNAME": "eth0"}
+    environment |= {"CNI_PATH": PATH, "PATH": os.environ["PATH"]}
+    for verb in VERBS:
+        stdin = json.dumps(config).encode()
+        started = time.perf_counter()
+        printed = call({**environment, "CNI_COMMAND": verb}, stdin)
+        times.append((time.perf_counter() - started) * 1000)
+        if verb == "ADD":
+            config = {**config, "prevResult": json.loads(printed)}
+    return times
+
+
+def configuration(plugin_type: str, directory: Path) -> dict[str, object]:
+    """One address of a range of its own."""
+    ipam = {"type": "host-local", "dataDir": str(directory), "subnet": "10.98.0.0/16"}
+    keys = TYPES[plugin_type]
+    return {"cniVersion": "1.0.0", "name": plugin_type, "type": plugin_type, "ipam": ipam, **keys}
+
+
+def links() -> int:
+    """A master and a bridge for the floor on the node; the bridge's index."""
+    with Socket.open_host() as host:
+        host.request([link.create_pair("up0", "sw0"), link.create_bridge("br9")])
+        for name in ("up0", "sw0", "br9"):
+            host.request([link.set_link(link.require(host, name, "link").index, is_up=True)])
+        return link.require(host, "br9", "bridge").index
+
+
+def run(rounds: int) -> dict[str, list[float]]:
+    """Samples in milliseconds by "contestant type verb"; the first round warms up and is not kept."""
+    samples: dict[str, list[float]] = defaultdict(list)
+    netns.create("/run/netns/bench")
+    floor = Floor(netns.open_netns("/run/netns/bench"), links())
+    with tempfile.TemporaryDirectory() as scratch:
+        for n in range(rounds + 1):
+            found = {"floor ADD": floor.add()}
+            found["floor announced DEL"], found["floor acknowledged DEL"] = floor.delete()
+            for plugin_type in TYPES:
+                calls = {"ours": ours(plugin_type)}
+                binary = shutil.which(plugin_type, path=PATH)
+                if binary is not None:
+                    calls["reference"] = theirs(binary)
+                for who, call in calls.items():
+                    given = configuration(plugin_type, Path(scratch) / who)
+                    times = measure(call, given, f"c{n}")
+                    found |= {f"{who} {plugin_type} {v}": t for v, t in zip(VERBS, times, strict=True)}
+            for key, value in found.items():
+                samples[key].extend([value] if n else [])
+    return samples
+
+
+def told(samples: dict[str, list[float]]) -> str:
+    """A table of medians and ratios."""
+    median = {key: statistics.median(values) for key, values in samples.items()}
+    floors = {"ADD": median["floor ADD"], "DEL": median["floor announced DEL"]}
+    lines = [
+        f"kernel's floor: ADD {floors['ADD']:.2f} ms; DEL announced {floors['DEL']:.2f} ms, "
+        f"acknowledged {median['floor acknowledged DEL']:.2f} ms",
+        f"{'':14}{'ours':>10}{'reference':>12}{'ours/reference':>16}{'ours/floor':>12}",
+    ]
+    for plugin_type in TYPES:
+        for verb in VERBS:
+            mine = median[f"ours {plugin_type} {verb}"]
+            other = median.get(f"reference {plugin_type} {verb}")
+            compared = f"{other:9.2f} ms{f'1/{other / mine:.1f}':>16}" if other else f"{'-':>12}{'-':>16}"
+            above = f"{mine / floors[verb]:.1f}" if verb in floors else "-"
+            lines.append(f"{plugin_type:8}{verb:6}{mine:7.2f} ms{compared}{above:>12}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    netns.enter_private()
+    print(told(run(rounds)))
+
+
+if __name__ == "__main__":
+    main()
