@@ -94,7 +94,7 @@ def serve(plugin_type: str, environment: Mapping[str, str], stdin: bytes) -> tup
 
 
 def _printed(document: Mapping[str, object]) -> bytes:
-    return json.dumps(document, indent=4, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(document, indent=4, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _config(stdin: bytes) -> PluginConfig:

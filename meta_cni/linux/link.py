@@ -25,7 +25,7 @@ from meta_cni.linux.netlink import (
 )
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18  # <linux/rtnetlink.h>
-IFF_UP, IFF_PROMISC = 0x1, 0x100  # <linux/if.h>
+IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200  # <linux/if.h>
 MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # MACVLAN_MODE_*, <linux/if_link.h>
 OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")  # RFC 2863
 QUEUES = 1
@@ -44,6 +44,9 @@ class Link:
     mtu: int = 0
     is_up: bool = False
     is_promiscuous: bool = False
+    """Somebody asked for it; `promiscuity` counts packet sockets and upper devices as well."""
+    is_allmulti: bool = False
+    tx_queue_length: int = 0
     operstate: str = "UNKNOWN"
     master: int = 0
     parent: int = 0
@@ -84,6 +87,8 @@ def _decode(message: Message) -> Link:
         mtu=message.get_attr("IFLA_MTU") or 0,
         is_up=bool(message["flags"] & IFF_UP),
         is_promiscuous=bool(message["flags"] & IFF_PROMISC),
+        is_allmulti=bool(message["flags"] & IFF_ALLMULTI),
+        tx_queue_length=message.get_attr("IFLA_TXQLEN") or 0,
         operstate=operstate if isinstance(operstate, str) else OPERSTATES[operstate],
         master=message.get_attr("IFLA_MASTER") or 0,
         parent=message.get_attr("IFLA_LINK") or 0,
@@ -233,18 +238,22 @@ def set_link(
     *,
     is_up: bool | None = None,
     is_promiscuous: bool | None = None,
+    is_allmulti: bool | None = None,
     name: str = "",
     mac: str = "",
     mtu: int = 0,
+    tx_queue_length: int | None = None,
     master: int | None = None,
 ) -> Request:
     """Change a link; only what is given is changed. A master of 0 releases it."""
-    wanted = ((is_up, IFF_UP), (is_promiscuous, IFF_PROMISC))
+    wanted = ((is_up, IFF_UP), (is_promiscuous, IFF_PROMISC), (is_allmulti, IFF_ALLMULTI))
     change = sum(flag for value, flag in wanted if value is not None)
     flags = sum(flag for value, flag in wanted if value)
     attributes: list[tuple[str, Any]] = _ethernet(mac, mtu, 0)
     if name:
         attributes.append(("IFLA_IFNAME", name))
+    if tx_queue_length is not None:
+        attributes.append(("IFLA_TXQLEN", tx_queue_length))
     if master is not None:
         attributes.append(("IFLA_MASTER", master))
     message = _message(index, attributes, flags=flags, change=change)

@@ -10,6 +10,8 @@ from pathlib import Path
 from meta_cni.cni.errors import KernelError
 
 ROOT = Path("/proc/sys")
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO)
+"""Some parameters take a value and tell none: net/ipv4/route/flush, and stable_secret until it is set."""
 
 
 def read(path: str) -> str:
@@ -22,8 +24,12 @@ def read(path: str) -> str:
 
 def write(path: str, value: str) -> None:
     """Set the value, unless it is that already; raises KernelError naming path and value."""
-    if read(path) == value:
-        return
+    try:
+        if read(path) == value:
+            return
+    except KernelError as error:
+        if error.errno not in UNREADABLE:
+            raise
     try:
         (ROOT / path).write_text(value)
     except OSError as error:
