@@ -18,7 +18,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast golden clean reference-plugins FORCE
+.PHONY: help run test check lint types fast bench golden clean reference-plugins FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -41,6 +41,9 @@ types: $(VENV)/.test ## mypy --strict
 
 fast: $(VENV)/.test ## every test that is not marked slow
 	@$(PYTEST) -m "not slow" --hypothesis-profile=fast
+
+bench: $(VENV)/.test reference-plugins ## built-ins beside the reference plugins and the bare kernel, as ratios (ARGS=rounds)
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 golden: $(VENV)/.test ## write the golden files anew; read the diff before committing it
 	@$(PYTEST) -m "not slow" --golden

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address
+from threading import Thread
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import CheckFailed, KernelError
@@ -144,8 +145,24 @@ def _arp(address_bytes: bytes, interface: str, mac: str) -> None:
     sender = bytes.fromhex(mac.replace(":", ""))
     broadcast = b"\xff" * 6
     packet = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + address_bytes + broadcast + address_bytes
-    with sockets.socket(sockets.AF_PACKET, sockets.SOCK_DGRAM, sockets.htons(ETH_P_ARP)) as raw:
+    raw = sockets.socket(sockets.AF_PACKET, sockets.SOCK_DGRAM, sockets.htons(ETH_P_ARP))
+    try:
         raw.sendto(packet, (interface, ETH_P_ARP, 0, 0, broadcast))
+    finally:
+        _close_aside(raw)
+
+
+def _close_aside(raw: sockets.socket) -> None:
+    """
+    Close a packet socket on a thread that nobody waits for.
+
+    The kernel has a close wait for an RCU grace period (packet_release(), net/packet/af_packet.c):
+    10 to 20 ms, half of an ADD.
+    """
+    try:
+        Thread(target=raw.close, daemon=True).start()
+    except RuntimeError:  # no thread to be had
+        raw.close()
 
 
 def _advertise(ip: IPv6Address, interface: str, mac: str) -> None:

@@ -30,7 +30,6 @@ MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # MACVLAN_MODE_*,
 OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")  # RFC 2863
 QUEUES = 1
 """tx and rx queues of a veth end: one a CPU, the kernel's default, makes it four times as slow."""
-NO_INFO: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,18 @@ class Link:
     group: int = 0
     promiscuity: int = 0
     alias: str = ""
-    info: Mapping[str, Any] = field(default_factory=lambda: NO_INFO)
-    """Attributes of its kind, by their kernel names."""
-    port: Mapping[str, Any] = field(default_factory=lambda: NO_INFO)
-    """Attributes of it as a port of its master."""
+    link_info: Message = field(default=None, repr=False, compare=False)
+    """IFLA_LINKINFO; a bridge's has sixty attributes, so they are decoded when they are asked for."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Attributes of its kind, by their kernel names."""
+        return _attributes(self.link_info, "IFLA_INFO_DATA")
+
+    @property
+    def port(self) -> Mapping[str, Any]:
+        """Attributes of it as a port of its master."""
+        return _attributes(self.link_info, "IFLA_INFO_SLAVE_DATA")
 
 
 def _new() -> Message:
@@ -95,8 +102,7 @@ def _decode(message: Message) -> Link:
         group=message.get_attr("IFLA_GROUP") or 0,
         promiscuity=message.get_attr("IFLA_PROMISCUITY") or 0,
         alias=message.get_attr("IFLA_IFALIAS") or "",
-        info=_attributes(link_info, "IFLA_INFO_DATA"),
-        port=_attributes(link_info, "IFLA_INFO_SLAVE_DATA"),
+        link_info=link_info,
     )
 
 

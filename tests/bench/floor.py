@@ -11,6 +11,7 @@ import struct
 import time
 from contextlib import suppress
 from ipaddress import ip_address, ip_interface, ip_network
+from threading import Thread
 
 from meta_cni.linux import address, link, netns, route
 from meta_cni.linux.netlink import NLM_F_ACK, NLM_F_REQUEST, Request, encode
@@ -99,8 +100,10 @@ class Floor:
         """Milliseconds until the deletion is announced, and until it is acknowledged."""
         self._forget_news()
         started = time.perf_counter()
-        self.host.send(self.remove)
+        sender = Thread(target=self.host.send, args=(self.remove,))  # it blocks until the acknowledgement
+        sender.start()
         announced = self._announced(started)
+        sender.join()
         _acknowledged(self.host, 1)
         return announced, (time.perf_counter() - started) * 1000
 

@@ -110,3 +110,17 @@ def test_an_interface_that_is_gone_is_no_reason_to_fail(namespaces: Namespaces):
     errors = configure.announce(namespaces, "net9", MAC, wanted)
 
     assert [errno.ENODEV, errno.ENODEV] == [each.errno for each in errors]
+
+
+def test_arp_is_sent_and_its_socket_closed_when_no_thread_can_be_had(
+    namespaces: Namespaces, wire: sockets.socket, mocker
+):
+    """Only the waiting is saved; a node at its limit of threads still announces."""
+    thread = mocker.patch("meta_cni.linux.configure.Thread")
+    thread.return_value.start.side_effect = RuntimeError("can't start new thread")
+
+    errors = configure.announce(namespaces, "net1", MAC, [IPConfig(ip_interface("10.0.0.2/24"))])
+
+    closed = thread.call_args.kwargs["target"].__self__
+    assert ([], -1) == (errors, closed.fileno())
+    assert frame(wire, ETH_P_ARP, ip_address("10.0.0.2").packed)
