@@ -55,16 +55,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one message: what the kernel echoed, and the error it was tolerated with."""
+    """The answer to one message: what the kernel echoed, undecoded, and the error it was tolerated with."""
 
-    echoed: tuple[Message, ...] = ()
+    echoed: tuple[bytes, ...] = ()
     errno: int = 0
 
 
 @dataclass(slots=True)
 class _Pending:
     request: Request
-    echoed: list[Message] = field(default_factory=list)
+    echoed: list[bytes] = field(default_factory=list)
     errno: int = 0
     extack: str = ""
     is_done: bool = False
@@ -137,17 +137,23 @@ class Socket:
 
     def dump(self, message: Message, type_: int, action: str, flags: int = NLM_F_DUMP) -> list[Message]:
         """Every object of a kind; repeated while the kernel says that it changed meanwhile."""
-        found: list[Message] = []
+        return [decode(type(message), each) for each in self.dump_undecoded(message, type_, action, flags)]
+
+    def dump_undecoded(
+        self, message: Message, type_: int, action: str, flags: int = NLM_F_DUMP
+    ) -> list[bytes]:
+        """As dump(), for a kind of message whose decoding by the library takes too long."""
+        found: list[bytes] = []
         for _ in range(DUMP_TRIES):
             found, is_interrupted = self._dump_once(message, type_, action, flags)
             if not is_interrupted:
                 break
         return found
 
-    def _dump_once(self, message: Message, type_: int, action: str, flags: int) -> tuple[list[Message], bool]:
+    def _dump_once(self, message: Message, type_: int, action: str, flags: int) -> tuple[list[bytes], bool]:
         self._sequence += 1
         self._send(encode(message, type_, flags | NLM_F_REQUEST, self._sequence), action)
-        found: list[Message] = []
+        found: list[bytes] = []
         is_interrupted = False
         while True:
             for (_, kind, header_flags, sequence, _), body in self._receive(action):
@@ -159,7 +165,7 @@ class Socket:
                     if number:
                         raise KernelError(action, number, extack)
                     return found, is_interrupted
-                found.append(decode(type(message), body))
+                found.append(body)
 
     def _send(self, datagram: bytes | bytearray, action: str) -> None:
         try:
@@ -250,7 +256,7 @@ def _take(header: tuple[int, int, int, int, int], body: bytes, pending: dict[int
         waiting.errno, waiting.extack = _error_of(flags, body)
         waiting.is_done = True
     elif kind != NLMSG_DONE:
-        waiting.echoed.append(decode(type(waiting.request.message), body))
+        waiting.echoed.append(body)
 
 
 def _error_of(flags: int, body: bytes) -> tuple[int, str]:

@@ -1,14 +1,16 @@
 """Links on a real kernel: where they are made, and how they go away."""
 
 import errno
+import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from meta_cni.cni.errors import KernelError
 from meta_cni.linux import link
+from meta_cni.linux.codec import ifinfmsg
 from meta_cni.linux.link import Link
-from meta_cni.linux.netlink import Socket
+from meta_cni.linux.netlink import Socket, decode
 from tests.netns.conftest import PodNetns
 
 MAC = "02:00:5e:00:53:01"
@@ -207,3 +209,34 @@ def test_a_kind_no_kernel_has_skips_by_its_name(needs_kind: Callable[[str], None
 
     needs_kind("bridge")
     needs_kind("veth")
+
+
+def by_codec(body: bytes) -> dict[str, object]:
+    """The same link by the library's codec."""
+    message = decode(ifinfmsg, body)
+    info = message.get_attr("IFLA_LINKINFO")
+    names = {"name": "IFNAME", "mac": "ADDRESS", "mtu": "MTU", "tx_queue_length": "TXQLEN"}
+    names |= {"master": "MASTER", "parent": "LINK", "group": "GROUP", "promiscuity": "PROMISCUITY"}
+    names |= {"alias": "IFALIAS", "operstate": "OPERSTATE"}
+    found = {key: message.get_attr(f"IFLA_{name}") for key, name in names.items()}
+    found["kind"] = info.get_attr("IFLA_INFO_KIND") if info else None
+    found |= {"index": message["index"], "is_up": message["flags"] & 1 or None}
+    return {key: value or None for key, value in found.items()}
+
+
+def test_links_are_read_as_the_codec_reads_them(host: Socket, pod: PodNetns):
+    """A bridge with its port, a macvlan with its master, a group, an alias, a loopback."""
+    host.request([link.create_bridge("brc"), link.create_pair("up0", "sw0")])
+    bridge, upper = (link.require(host, name, "link").index for name in ("brc", "up0"))
+    host.request([link.create_veth("ve0", "net1", pod.fd, mac="02:00:5e:00:53:01", group=7, master=bridge)])
+    host.request([link.create_macvlan("net2", upper, "vepa", pod_fd=pod.fd, group=9)])
+    host.request([link.set_link(upper, is_up=True, is_promiscuous=True)])
+    subprocess.run(["ip", "link", "set", "dev", "sw0", "alias", "the \u00e4ther"], check=True)
+    assert "the \u00e4ther" == link.require(host, "sw0", "link").alias
+
+    for socket in (host, pod.socket):
+        found = link.dump(socket)
+        assert len(found) > 1
+        for each in found:
+            expected = by_codec(each.message)
+            assert expected == {key: getattr(each, key) or None for key in expected}, each.name
