@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3.11 python3
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest
+APART := --ignore=tests/conformance
 TYPED := meta_cni delegates examples
 COVERED := meta_cni/cni meta_cni/engine
 BRANCHES_PERCENT := 95
@@ -18,7 +19,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast bench golden clean reference-plugins FORCE
+.PHONY: help run test check lint types fast conformance bench golden clean reference-plugins newest-reference FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -27,7 +28,7 @@ run: $(VENV)/.run ## attach two telco pods on this kernel, in a private namespac
 	@exec $(BIN)/python examples/run.py $(ARGS)
 
 test: lint types reference-plugins ## everything: lint, types, all tests on this kernel, branch coverage
-	@$(PYTEST) $(COVERED:%=--cov=%) --cov-branch --cov-report=term:skip-covered \
+	@$(PYTEST) $(APART) $(COVERED:%=--cov=%) --cov-branch --cov-report=term:skip-covered \
 		--cov-report=json:.coverage.json --branches-at-least=$(BRANCHES_PERCENT)
 
 check: lint types fast ## lint, types and the fast tests, in under a minute
@@ -40,16 +41,19 @@ types: $(VENV)/.test ## mypy --strict
 	@$(BIN)/mypy --strict $(TYPED)
 
 fast: $(VENV)/.test ## every test that is not marked slow
-	@$(PYTEST) -m "not slow" --hypothesis-profile=fast
+	@$(PYTEST) $(APART) -m "not slow" --hypothesis-profile=fast
 
 bench: $(VENV)/.test reference-plugins ## built-ins beside the reference plugins and the bare kernel, as ratios (ARGS=rounds)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 golden: $(VENV)/.test ## write the golden files anew; read the diff before committing it
-	@$(PYTEST) -m "not slow" --golden
+	@$(PYTEST) $(APART) -m "not slow" --golden
+
+conformance: $(VENV)/.test reference-plugins newest-reference ## every scenario by the newest reference plugins and by ours
+	@$(PYTEST) tests/conformance
 
 clean: ## remove everything made here, the virtual environment included
-	@rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .reference build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # As root, a Debian package that is missing is installed; the lists of a fresh image are empty, hence the second try.
@@ -114,3 +118,25 @@ reference-plugins:
 		echo "no reference CNI plugins: their tests will skip"
 		[ "$${CI:-}" != true ]
 	fi
+
+# The newest release, built where there is Go; it is asked for anew only after `make clean`.
+newest-reference: .reference/VERSION
+
+PLUGINS := github.com/containernetworking/plugins
+.reference/VERSION:
+	@if ! command -v go >/dev/null; then
+		echo "no Go here: the newest reference CNI plugins are not built, the distribution's are compared with"
+		exit 0
+	fi
+	echo "building the newest reference CNI plugins ..."
+	directory=$(CURDIR)/.reference
+	trap 'rm -rf "$$directory/go" "$$directory/build"' EXIT
+	export GOPATH=$$directory/go GOCACHE=$$directory/build GOBIN=$$directory/bin GOFLAGS=-modcacherw CGO_ENABLED=0
+	if ! go install $(PLUGINS)/plugins/...@latest 2>$$directory.log; then
+		tail -n 3 $$directory.log >&2
+		echo "the newest reference CNI plugins are not built, the distribution's are compared with"
+		rm -rf "$$directory" "$$directory.log"
+		exit 0
+	fi
+	rm -f "$$directory.log"
+	go version -m "$$directory/bin/bridge" | awk '$$1 == "mod" { print $$3 }' >$@

@@ -1,0 +1,27 @@
+"""The process moves into namespaces of its own; what was compared with is told."""
+
+import pytest
+
+from meta_cni.linux import netns
+from tests.conformance.differences import Applied
+from tests.conformance.programs import find_reference
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_node(tmp_path_factory: pytest.TempPathFactory) -> netns.Private:
+    """As in tests/netns; one within the other does no harm."""
+    tmp_path_factory.getbasetemp()
+    return netns.enter_private()
+
+
+@pytest.fixture(scope="session")
+def applied() -> Applied:
+    """What the table of differences was needed for."""
+    return Applied()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which reference it was."""
+    reference = find_reference()
+    told = f"{reference.version} ({reference.directory.name})" if reference.version else "none"
+    terminalreporter.write_line(f"conformance: reference plugins {told}")

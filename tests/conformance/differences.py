@@ -1,0 +1,138 @@
+"""
+The one table of what is meant to be different from the reference.
+
+An entry is a pattern, searched in lines like `bridge-plain 1.0.0: 0.ADD.answer.dns: {} -> '(absent)'`.
+A difference that no entry knows fails the test of its scenario; an entry that no scenario needs
+any more fails the run.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs, for which plugin ("" for all), and why that is meant."""
+
+    pattern: str
+    plugin: str
+    reason: str
+
+    def knows(self, plugin: str, line: str) -> bool:
+        """Is this line such a difference?"""
+        return self.plugin in ("", plugin) and re.search(self.pattern, line) is not None
+
+
+GONE = r"'\(absent\)'"
+
+INTENDED: tuple[Difference, ...] = (
+    # Errors.
+    Difference(rf"-failed\.answer\.cniVersion: {GONE} -> ", "", "the specification wants it in an error"),
+    Difference(
+        r"-failed\.answer\.code: 999 -> \d+$", "", "the reference calls nearly everything 999, internal"
+    ),
+    Difference(
+        r"^call-own-netns .*\.answer\.code: 0 -> 8$", "bridge", "the reference's code 0 is no error code"
+    ),
+    Difference(
+        r"^call-version-is-no-version .*\.answer\.code: 1 -> 6$", "bridge", "it cannot be decoded at all"
+    ),
+    Difference(r"-failed\.answer\.(msg|details): ", "", "other words; what both must say is in the scenario"),
+    # What a failing ADD leaves.
+    Difference(
+        rf"-failed\.(node|pod)\.links\.[^.]+\.is: 'there' -> {GONE}$", "", "a failing ADD leaves no link"
+    ),
+    Difference(r"-failed\.node\.links\.br0\.address: 'MAC.*' -> '00:", "bridge", "so the bridge has no port"),
+    Difference(rf"\.files\.ipam\S*: \S+.* -> {GONE}$", "", "a failing first ADD leaves no file"),
+    Difference(
+        rf"-(interface-exists|netns-gone) .*-failed\.files\.ipam\S*: {GONE} -> ",
+        "",
+        "we have the addresses before anything is made; they are given back",
+    ),
+    # Links.
+    Difference(r"\.num_[rt]x_queues: \d+ -> 1$", "", "one queue a veth: made four times as fast"),
+    Difference(r"/arp_notify: '1' -> '0'$", "", "we announce the addresses, not the kernel"),
+    Difference(r"/ndisc_notify: '1' -> '0'$", "macvlan", "we announce the addresses, not the kernel"),
+    Difference(r"/accept_dad: '0' -> '1'$", "bridge", "told by address, not for those that come later"),
+    Difference(
+        rf'\.addresses\.\S+ fd\S+ {{"nodad": true, "scope": "global"}}: {GONE} -> True$',
+        "",
+        "an IPAM's address is nobody else's: it works at once",
+    ),
+    Difference(
+        rf'\.addresses\.\S+ fd\S+ {{"scope": "global"}}: True -> {GONE}$', "", "the other half of the same"
+    ),
+    Difference(
+        r"\.node\.sysctls\.ipv6/conf/br0/accept_ra: '0' -> '1'$",
+        "bridge",
+        "a bridge that was there before keeps what the node may need",
+    ),
+    Difference(
+        r"\.DEL\.node\.links\.br0\.address: '00:.*' -> 'MAC",
+        "bridge",
+        "a bridge keeps its MAC that never had a port, or is a gateway",
+    ),
+    Difference(
+        r'^bridge-route-mtu-and-advmss .*"metrics": \[{"advmss": 1200, "mtu": 1300}\]',
+        "bridge",
+        "mtu and advmss of a route are set",
+    ),
+    Difference(
+        rf"^bridge-route-mtu-and-advmss .*\.routes\.10\.9\.0\.0/16 .*: True -> {GONE}$",
+        "bridge",
+        "the other half of the same",
+    ),
+    # Results.
+    Difference(
+        rf"\.answer\.(ip[46]\.)?routes\[\d+\]\.gw: {GONE} -> ", "", "the next hop that was set is told"
+    ),
+    Difference(rf"\.answer\.dns: {{}} -> {GONE}$", "", "empty DNS says nothing"),
+    Difference(
+        rf"^macvlan-ipam-dns .*\.answer\.dns\.nameservers\[0\]: {GONE}", "macvlan", "DNS of the IPAM is kept"
+    ),
+    Difference(
+        r"^bridge-key-mac .*'MAC in the pod' -> '02:00:", "bridge", "the key works here as in macvlan"
+    ),
+    # Files.
+    Difference(
+        r"\.files\.ipam/net/[^/]+: \"100600 (b'.*')\" -> \"100644 \1\"$",
+        "",
+        "readable, as the reference's were",
+    ),
+    Difference(
+        r"^macvlan-second-passthru .*/last_reserved_ip\.0: .*10\.1\.0\.2.* -> .*10\.1\.0\.3",
+        "macvlan",
+        "we have the addresses before anything is made; the next ADD goes on behind them",
+    ),
+    # Where one fails and the other does not.
+    Difference(r"^bridge-mtu-negative .*ADD-failed-here", "bridge", "the reference takes less than 0 for 0"),
+    Difference(
+        r"^bridge-default-gateway-beside-a-route .*ADD-failed-there|"
+        r"^bridge-default-gateway-beside-a-route .*DEL\.node\.(addresses|sysctls|routes)",
+        "bridge",
+        "a default route without a gateway is one, too; the reference adds another and fails",
+    ),
+    Difference(r"^static-nothing .*ADD-failed-there", "bridge", "no address is layer 2, as without IPAM"),
+    Difference(r"^bridge-layer-2-check .*CHECK-failed-there", "bridge", "CHECK without IPAM"),
+    Difference(
+        r"^bridge-route-table-and-metric .*CHECK-failed-there", "bridge", "the route's table is looked into"
+    ),
+)
+
+
+@dataclass
+class Applied:
+    """Which entries some scenario needed, and which scenarios have been run."""
+
+    entries: set[Difference] = field(default_factory=set)
+    scenarios: set[tuple[str, str]] = field(default_factory=set)
+
+    def unlisted(self, plugin: str, lines: list[str]) -> list[str]:
+        """The lines that no entry knows."""
+        left = []
+        for line in lines:
+            known = [each for each in INTENDED if each.knows(plugin, line)]
+            self.entries.update(known)
+            if not known:
+                left.append(line)
+        return left

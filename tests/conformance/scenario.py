@@ -1,0 +1,115 @@
+"""
+A scenario: what a runtime asks of a plugin, step by step, and on which node.
+
+One YAML file each, whose name is the claim:
+
+    plugin: bridge                 # the type, and the default of every step
+    about: why anyone cares
+    since: 1.6.0                   # the oldest reference that has what is asked for
+    versions: [1.0.0, 1.1.0]       # default: every CNI version that both speak
+    before:                        # shell lines that make the node and the pod what they are
+      node: [ip link add up0 type veth peer name sw0]
+      pod: []
+    config: {bridge: br0}          # without cniVersion, name and type; @data is the test's directory
+    steps:
+      - ADD
+      - {command: CHECK, change: {pod: [ip address flush dev eth0]}, error: address}
+
+A step may also have `plugin`, `container`, `interface`, `netns` (pod, node, gone or none), `args`
+(CNI_ARGS), `config` (keys put over those above; null takes one away), `stdin` (sent as it is),
+`environment` (over the variables; null takes one away) and `previous`. prevResult is what the
+last ADD answered, whichever plugin of a chain that was, unless `previous` says otherwise.
+`error` is a text in both messages, or one for each of `reference` and `ours`. A CHECK that is to
+succeed is left out for versions before 0.4.0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meta_cni.cni import version as versions
+
+DIRECTORY = Path(__file__).parent / "scenarios"
+LAST = "last"
+"""Of `previous`: what the last ADD of this attachment answered, where it answered anything."""
+STEP_KEYS = {
+    *("command", "plugin", "container", "interface", "netns", "args"),
+    *("config", "stdin", "environment", "previous", "change", "error"),
+}
+SCENARIO_KEYS = {"plugin", "about", "since", "versions", "before", "config", "steps"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call."""
+
+    command: str
+    plugin: str
+    container: str = "c1"
+    interface: str = "eth0"
+    netns: str = "pod"
+    args: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    stdin: str | None = None
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    previous: Any = LAST
+    change: Mapping[str, list[str]] = field(default_factory=dict)
+    error: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One file."""
+
+    name: str
+    plugin: str
+    steps: tuple[Step, ...]
+    before: Mapping[str, list[str]] = field(default_factory=dict)
+    versions: tuple[str, ...] = ()
+    since: tuple[int, ...] = ()
+
+    def in_version(self, version: str) -> "Scenario":
+        """Without a CHECK that is to succeed where there is no such verb yet."""
+        if versions.at_least(version, "0.4.0"):
+            return self
+        steps = tuple(each for each in self.steps if each.command != "CHECK" or each.error)
+        return replace(self, steps=steps)
+
+
+def _step(given: str | dict[str, Any], scenario: Mapping[str, Any]) -> Step:
+    values = {"command": given} if isinstance(given, str) else dict(given)
+    assert set(values) <= STEP_KEYS, set(values) - STEP_KEYS
+    merged = {**scenario.get("config", {}), **values.get("config", {})}
+    values["config"] = {key: value for key, value in merged.items() if value is not None}
+    values.setdefault("plugin", scenario["plugin"])
+    error = values.get("error")
+    if isinstance(error, str):
+        values["error"] = {"reference": error, "ours": error}
+    return Step(**values)
+
+
+def parse(name: str, text: str) -> Scenario:
+    """Read one file; a key that nobody knows is refused."""
+    document = yaml.safe_load(text)
+    assert set(document) <= SCENARIO_KEYS, set(document) - SCENARIO_KEYS
+    return Scenario(
+        name=name,
+        plugin=document["plugin"],
+        steps=tuple(_step(each, document) for each in document["steps"]),
+        before=document.get("before", {}),
+        versions=tuple(document.get("versions", ())),
+        since=number(document.get("since", "0")),
+    )
+
+
+def number(version: str) -> tuple[int, ...]:
+    """A version of the reference as numbers, so that it compares."""
+    return tuple(int(part) for part in str(version).lstrip("v").split("-")[0].split("."))
+
+
+def load(directory: Path = DIRECTORY) -> list[Scenario]:
+    """Every scenario, by name."""
+    return [parse(path.stem, path.read_text()) for path in sorted(directory.glob("*.yaml"))]

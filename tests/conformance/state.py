@@ -1,0 +1,146 @@
+"""
+What is in the kernel and in the IPAM's directory, seen by iproute2 and nft: none of our code.
+
+Left out is what the kernel does in its own time or at random: link-local addresses, counters,
+timers, learned neighbours, operational states. What has no order is a table of lines.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from meta_cni.linux import netns
+
+LINK = ("mtu", "master", "link_type", "promiscuity", "group", "num_tx_queues", "num_rx_queues", "ifalias")
+FLAGS = {"UP", "PROMISC", "ALLMULTI", "NOARP", "DYNAMIC"}
+DATA = (
+    *("vlan_filtering", "vlan_default_pvid", "vlan_protocol", "stp_state", "mcast_snooping"),
+    *("ageing_time", "forward_delay", "group_fwd_mask", "mode", "bcqueuelen", "flags", "multi_queue"),
+)
+PORT = (
+    *("state", "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "mcast_flood"),
+    *("bcast_flood", "mcast_to_unicast", "proxy_arp", "isolated", "neigh_suppress", "vlan_tunnel", "locked"),
+)
+ADDRESS = ("scope", "label", "nodad", "noprefixroute", "temporary", "peer", "metric")
+ROUTE = ("type", "gateway", "via", "protocol", "scope", "metric", "metrics", "prefsrc", "pref", "nexthops")
+SYSCTLS_OF_A_LINK = (
+    *("ipv4/conf/{}/arp_notify", "ipv4/conf/{}/proxy_arp", "ipv4/conf/{}/forwarding"),
+    *("ipv6/conf/{}/accept_ra", "ipv6/conf/{}/accept_dad", "ipv6/conf/{}/enhanced_dad"),
+    *("ipv6/conf/{}/disable_ipv6", "ipv6/conf/{}/keep_addr_on_down", "ipv6/conf/{}/ndisc_notify"),
+)
+SYSCTLS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+FOUR = "link show\naddr show\nroute show table all\nrule show\nneigh show nud permanent\n"
+SIX = "route show table all\nrule show\nneigh show nud permanent\n"
+
+State = dict[str, Any]
+
+
+def _run(*command: str, given: str = "") -> str:
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+def _batch(commands: str, *options: str) -> list[list[dict[str, Any]]]:
+    """The answers of several commands of iproute2; it runs on the thread's own namespace."""
+    text = _run("ip", *options, "-json", "-details", "-batch", "-", given=commands)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def of_namespace() -> State:
+    """Everything in the namespace of the calling thread."""
+    links, addresses, routes, rules, neighbours = _batch(FOUR)
+    routes_6, rules_6, neighbours_6 = _batch(SIX, "-6")
+    named = sorted(links, key=lambda each: int(each["ifindex"]))
+    return {
+        "links": {each["ifname"]: _link(each) for each in named},
+        "addresses": {line: True for each in addresses for line in _addresses(each)},
+        "routes": {line: True for each in routes + routes_6 for line in _route(each)},
+        "rules": {json.dumps(each): True for each in rules + rules_6},
+        "neighbours": {json.dumps(each): True for each in neighbours + neighbours_6},
+        "sysctls": dict(_sysctls([each["ifname"] for each in named])),
+    }
+
+
+def _picked(source: dict[str, Any], keys: tuple[str, ...]) -> State:
+    return {key: source[key] for key in keys if key in source}
+
+
+def _link(found: dict[str, Any]) -> State:
+    info = found.get("linkinfo", {})
+    return {
+        "is": "there",
+        **_picked(found, LINK),
+        "flags": " ".join(sorted(FLAGS.intersection(found["flags"]))),
+        "address": found.get("address"),
+        "kind": info.get("info_kind"),
+        "data": _picked(info.get("info_data", {}), DATA),
+        "port": _picked(info.get("info_slave_data", {}), PORT),
+    }
+
+
+def _is_link_local(text: str) -> bool:
+    return text.startswith(("fe80:", "ff00:", "multicast ff00:", "anycast fe80:"))
+
+
+def _addresses(found: dict[str, Any]) -> Iterator[str]:
+    for each in found["addr_info"]:
+        if each and not _is_link_local(each.get("local", "")):
+            more = json.dumps(_picked(each, (*ADDRESS, "broadcast")), sort_keys=True)
+            yield f"{found['ifname']} {each['local']}/{each['prefixlen']} {more}"
+
+
+def _route(found: dict[str, Any]) -> Iterator[str]:
+    if found.get("table") != "local" and not _is_link_local(found["dst"]):
+        more = json.dumps(_picked(found, ROUTE), sort_keys=True)
+        yield f"{found['dst']} dev {found.get('dev')} table {found.get('table', 'main')} {more}"
+
+
+def _sysctls(links: list[str]) -> Iterator[tuple[str, str]]:
+    paths = [each.format(link) for link in links for each in SYSCTLS_OF_A_LINK]
+    for path in (*SYSCTLS, *paths):
+        file = Path("/proc/sys/net") / path
+        if file.exists():
+            yield path, file.read_text().strip()
+
+
+def _host_only() -> State:
+    vlans = json.loads(_run("bridge", "-json", "vlan", "show") or "[]")
+    return {
+        "vlans": {json.dumps(each): True for each in vlans},
+        "nftables": _run("nft", "list", "ruleset").splitlines(),
+        "iptables": _legacy_iptables(),
+    }
+
+
+def _legacy_iptables() -> list[str]:
+    """The rules of the older backend, where anybody has made a table of it; nft shows the others."""
+    lines: list[str] = []
+    for family, command in (("ip", "iptables-legacy-save"), ("ip6", "ip6tables-legacy-save")):
+        names = Path(f"/proc/net/{family}_tables_names")
+        if names.exists() and names.read_text().strip():
+            lines += [line for line in _run(command).splitlines() if not line.startswith(("#", ":"))]
+    return lines
+
+
+def files(directory: Path) -> State:
+    """Mode and content of everything."""
+    return {
+        str(each.relative_to(directory)): f"{each.stat().st_mode:o} {_content(each)}"
+        for each in sorted(directory.rglob("*"))
+    }
+
+
+def _content(path: Path) -> str:
+    return repr(path.read_bytes()) if path.is_file() else ""
+
+
+def everything(pod_fd: int, directory: Path) -> State:
+    """Both namespaces and the files; the calling thread is in the node's."""
+    return {
+        "node": {**of_namespace(), **_host_only()},
+        "pod": netns.run_in(pod_fd, of_namespace),
+        "files": files(directory),
+    }

@@ -1,0 +1,145 @@
+"""
+Every scenario by the reference, by ours in process and by ours as an executable.
+
+Same standard input, same node: same answer, same exit code, same kernel, same files, but for
+what differences.py says.
+"""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import delegates
+from meta_cni.cni import version as versions
+from meta_cni.cni.config import parse_plugin
+from meta_cni.cni.errors import CNIError
+from tests.conformance import scenario as scenarios
+from tests.conformance.differences import INTENDED, Applied
+from tests.conformance.programs import Program, executable, find_reference, in_process
+from tests.conformance.run import Outcome, differences, path_of, run
+from tests.conformance.scenario import Scenario
+
+pytestmark = pytest.mark.slow
+
+REFERENCE = find_reference()
+
+
+def spoken() -> list[str]:
+    """The CNI versions that the reference speaks too."""
+    if not REFERENCE.version:
+        return list(versions.SUPPORTED)
+    command = [REFERENCE.directory / "bridge"]
+    done = subprocess.run(command, env={"CNI_COMMAND": "VERSION"}, input=b"{}", capture_output=True)
+    theirs = json.loads(done.stdout)["supportedVersions"]
+    return [each for each in versions.SUPPORTED if each in theirs]
+
+
+def cases() -> list[tuple[Scenario, str]]:
+    """
+    What this reference can be asked: (scenario, CNI version).
+
+    Every version has its own form of a result; an error looks the same in all of them, so
+    a scenario that never succeeds is run for the oldest and the newest.
+    """
+    newest = scenarios.number(REFERENCE.version or "999")
+    known = spoken()
+    return [
+        (each.in_version(version), version)
+        for each in scenarios.load()
+        if newest >= each.since
+        for version in (known if _succeeds(each) else (known[0], known[-1]))
+        if version in (each.versions or known)
+    ]
+
+
+def _succeeds(scenario: Scenario) -> bool:
+    return bool(scenario.versions) or any(s.command == "ADD" and not s.error for s in scenario.steps)
+
+
+CASES = cases()
+PARAMETERS = [pytest.param(*each, id=f"{each[0].name}-{each[1]}") for each in CASES]
+NEWEST_OF = {scenario.name: version for scenario, version in CASES}
+
+
+def not_built_in(scenario: Scenario, version: str) -> str:
+    """Why ours cannot be asked; empty when it can."""
+    for step in scenario.steps:
+        if step.plugin not in delegates.BUILTIN:
+            return f"{step.plugin} is not built in"
+        document = {"cniVersion": version, "name": "net", "type": step.plugin, **step.config}
+        try:
+            refusal = delegates.load(step.plugin).refuses(parse_plugin(json.dumps(document), "network net"))
+        except CNIError:
+            continue  # a configuration that is wrong in itself is a step that fails
+        if refusal:
+            return f"{step.plugin}: {refusal}"
+    return ""
+
+
+def need_both(scenario: Scenario, version: str) -> None:
+    """Skip by what is missing."""
+    for plugin in sorted({step.plugin for step in scenario.steps}):
+        if not REFERENCE.has(plugin):
+            pytest.skip(f"no reference plugin {plugin}")
+    refusal = not_built_in(scenario, version)
+    if refusal:
+        pytest.skip(refusal)
+
+
+def require_errors(scenario: Scenario, who: str, outcome: Outcome) -> None:
+    """Each step fails where the file says so, with its words, and nowhere else."""
+    for number, step in enumerate(scenario.steps):
+        path, words = path_of(number, step), step.error.get(who)
+        told: Any = {key: value for key, value in outcome.items() if key.startswith(f"{path}.answer")}
+        assert (words is not None) == (outcome[f"{path}.exit"] != 0), f"{who}: {path}: {told}"
+        message = "; ".join(str(value) for key, value in told.items() if key.endswith((".msg", ".details")))
+        assert (words or "") in message, f"{who}: {path}: {message!r} has no {words!r}"
+
+
+@pytest.mark.parametrize(("scenario", "version"), PARAMETERS)
+def test_same_outcome_as_the_reference(scenario: Scenario, version: str, tmp_path: Path, applied: Applied):
+    """The executable is started for the newest version only: what it runs is the same."""
+    need_both(scenario, version)
+    programs = {"reference": REFERENCE.call, "in-process": in_process}
+    if version == NEWEST_OF[scenario.name]:
+        programs["executable"] = executable(tmp_path)
+
+    outcomes = run_all(scenario, version, programs, tmp_path)
+
+    theirs = outcomes.pop("reference")
+    require_errors(scenario, "reference", theirs)
+    for name, ours in outcomes.items():
+        lines = [f"{scenario.name} {version}: {each}" for each in differences(theirs, ours)]
+        unlisted = applied.unlisted(scenario.plugin, lines)
+        assert not unlisted, f"{name}:\n" + "\n".join(unlisted)
+        require_errors(scenario, "ours", ours)
+    applied.scenarios.add((scenario.name, version))
+
+
+def run_all(
+    scenario: Scenario, version: str, programs: Mapping[str, Program], directory: Path
+) -> dict[str, Outcome]:
+    """Every program at once, each on a node of its own."""
+    path = str(REFERENCE.directory)  # the reference executes its IPAM; ours need not
+    with ThreadPoolExecutor(len(programs)) as pool:
+        running = {
+            name: pool.submit(
+                run, scenario, version, program, directory / name, path if name == "reference" else "/nowhere"
+            )
+            for name, program in programs.items()
+        }
+        return {name: each.result() for name, each in running.items()}
+
+
+def test_every_intended_difference_is_needed(applied: Applied):
+    """A table that only grows says nothing; where only some scenarios ran, it is not judged."""
+    if len(applied.scenarios) < len(CASES):
+        return
+    unneeded = [f"{each.plugin or 'all'}: {each.pattern}" for each in INTENDED if each not in applied.entries]
+
+    assert [] == unneeded
