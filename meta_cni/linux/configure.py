@@ -46,6 +46,7 @@ def configure(
 def _enable_ipv6(interface: str) -> None:
     for name in ("lo", interface):
         sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", "0")
+    sysctl.write(f"net/ipv6/conf/{interface}/keep_addr_on_down", "1")
 
 
 def _routes(index: int, result: Result) -> list[Route]:

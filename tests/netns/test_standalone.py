@@ -261,3 +261,14 @@ def test_check_finds_what_was_changed(pod: PodNetns, host: Socket, tmp_path: Pat
     assert "not a port of bridge" in message()
     host.request([link.delete("brs")])
     assert "no such bridge" in message()
+
+
+def test_ipv6_address_is_still_there_after_the_link_was_down(pod: PodNetns, host: Socket, tmp_path: Path):
+    """The kernel takes IPv6 addresses from a link that goes down; the reference has it keep them."""
+    result, code = ours("bridge", pod)("ADD", config(tmp_path, "1.0.0", type="bridge", bridge="brs"))
+    assert 0 == code, result
+
+    index = link.require(pod.socket, "eth0", "link").index
+    pod.socket.request([link.set_link(index, is_up=False), link.set_link(index, is_up=True)])
+
+    assert {"10.50.0.2/24", "fd00:50::2/64"} == pod.addresses("eth0")
