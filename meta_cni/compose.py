@@ -374,7 +374,7 @@ def _ms_since(started: float) -> float:
 
 
 def _printed(document: Mapping[str, object]) -> bytes:
-    return json.dumps(document, indent=4, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(document, indent=4, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _refuse_loop(request: Request) -> None:

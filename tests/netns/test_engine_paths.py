@@ -361,3 +361,10 @@ def test_full_disk_fails_the_add_and_leaves_nothing(node: Node, full_disk: Calla
     assert before == node.traces()
     node.delete()
     assert before == node.traces()
+
+
+def test_error_about_a_name_that_is_no_utf_8_is_still_printed(node: Node):
+    """A lone surrogate in a configuration comes back in the message."""
+    error = node.fail(stdin=b'{"cniVersion":"1.1.0","name":"\\udcff","type":"meta-cni"}')
+
+    assert (7, True) == (error["code"], "\udcff" in error["msg"])
