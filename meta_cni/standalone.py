@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import delegates
@@ -41,6 +42,8 @@ sys.exit(plugin({plugin_type!r}))
 """
 LONGEST_INTERPRETER = 253
 """BINPRM_BUF_SIZE (256, <linux/binfmts.h>) less "#!" and the end of the line."""
+UNDOING = ("dataDir", "ipMasq", "ipMasqBackend", "macspoofchk")
+"""The keys that some delegate's delete() reads."""
 NEEDS = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
@@ -122,17 +125,55 @@ def _serve(kind: type[BuiltIn], request: Request, config: PluginConfig) -> Resul
         environment = invoke.environment(request.environment, _cni_variables(request))
         ipam.status(config, environment=environment, path=request.path, deadline_s=DEADLINE_S)
         return None
+    if request.command == "ADD":
+        _refuse(kind, config)
     with Namespaces(request.netns) as namespaces:
         if not namespaces.is_gone and netns.is_own(namespaces.pod_fd):
             raise BadNetns("plugin's netns and netns from CNI_NETNS should not be the same")
-        delegate = kind(config, _attachment(request, config, namespaces))
+        if request.command == "DEL":
+            _delete(kind, request, config, namespaces)
+            return None
+        addresses = _addresses(request, config)
+        delegate = kind(config, _attachment(request, namespaces, addresses))
         return _act(delegate, request, config)
 
 
-def _act(delegate: BuiltIn, request: Request, config: PluginConfig) -> Result | None:
-    if request.command == "DEL":
+def _refuse(kind: type[BuiltIn], config: PluginConfig) -> None:
+    """There is no binary to run instead: a key that would be passed over is an error."""
+    refusal = kind.refuses(config)
+    if refusal:
+        raise BadConfig(f"{config.where}: {refusal}: expected only keys that {config.type} has here")
+
+
+def _delete(kind: type[BuiltIn], request: Request, config: PluginConfig, namespaces: Namespaces) -> None:
+    """
+    Remove what an ADD made, though the configuration may have become wrong since then.
+
+    What is wrong is left out; what then cannot be released is told after everything else is gone.
+    """
+    errors: list[CNIError] = []
+    addresses: ipam.Addresses = ipam.Nothing()
+    try:
+        addresses = _addresses(request, config)
+    except CNIError as error:
+        if config.ipam_type != "static":  # holds nothing on the node
+            errors.append(error)
+    attachment = _attachment(request, namespaces, addresses)
+    try:
+        delegate = kind(config, attachment)
+    except BadConfig:
+        wrong = config.keys_outside(UNDOING)
+        reduced = config.execution(dict.fromkeys((*wrong, "args", "runtimeConfig")))
+        delegate = kind(reduced, replace(attachment, cni_args={}))
+    try:
         delegate.delete()
-        return None
+    except CNIError as error:
+        errors.append(error)
+    if errors:
+        raise join(errors)
+
+
+def _act(delegate: BuiltIn, request: Request, config: PluginConfig) -> Result | None:
     previous = _previous(config)
     if request.command == "CHECK":
         if previous is None:
@@ -154,8 +195,8 @@ def _previous(config: PluginConfig) -> Result | None:
     return results.parse(section.values, config.cni_version) if section is not None else None
 
 
-def _attachment(request: Request, config: PluginConfig, namespaces: Namespaces) -> Attachment:
-    addresses = ipam.open_addresses(
+def _addresses(request: Request, config: PluginConfig) -> ipam.Addresses:
+    return ipam.open_addresses(
         config,
         container_id=request.container_id,
         interface=request.interface,
@@ -164,6 +205,9 @@ def _attachment(request: Request, config: PluginConfig, namespaces: Namespaces) 
         path=request.path,
         deadline_s=DEADLINE_S,
     )
+
+
+def _attachment(request: Request, namespaces: Namespaces, addresses: ipam.Addresses) -> Attachment:
     return Attachment(
         container_id=request.container_id,
         interface=request.interface,

@@ -19,12 +19,11 @@ ROOT = Path(__file__).parent.parent.parent
 BUILT = ROOT / ".reference"
 INSTALLED = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
 TIMEOUT_S = 60
-SHIM = """#!{python}
-import sys
-sys.path.insert(0, {root!r})
-from meta_cni.__main__ import plugin
-sys.exit(plugin({plugin!r}))
-"""
+STARTED = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from meta_cni.__main__ import plugin; sys.exit(plugin(sys.argv[2]))"
+)
+"""Not a file of its own: one that is being written while another thread forks is "busy"."""
 
 Program = Callable[[str, Mapping[str, str], bytes], tuple[bytes, int]]
 """(plugin type, environment, standard input) -> what it printed, exit code."""
@@ -78,14 +77,6 @@ def in_process(plugin: str, environment: Mapping[str, str], stdin: bytes) -> tup
     return standalone.serve(plugin, environment, stdin)
 
 
-def executable(directory: Path) -> Program:
-    """Ours, executed; its files are written into a directory."""
-
-    def call(plugin: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
-        path = directory / plugin
-        if not path.exists():
-            path.write_text(SHIM.format(python=sys.executable, root=str(ROOT), plugin=plugin))
-            path.chmod(0o755)
-        return _execute([str(path)], environment, stdin)
-
-    return call
+def executable(plugin: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+    """Ours, executed."""
+    return _execute([sys.executable, "-c", STARTED, str(ROOT), plugin], environment, stdin)

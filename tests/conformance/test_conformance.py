@@ -107,7 +107,7 @@ def test_same_outcome_as_the_reference(scenario: Scenario, version: str, tmp_pat
     need_both(scenario, version)
     programs = {"reference": REFERENCE.call, "in-process": in_process}
     if version == NEWEST_OF[scenario.name]:
-        programs["executable"] = executable(tmp_path)
+        programs["executable"] = executable
 
     outcomes = run_all(scenario, version, programs, tmp_path)
 

@@ -172,6 +172,62 @@ def test_failing_add_leaves_nothing(pod: PodNetns, host: Socket, tmp_path: Path)
     assert not [path for path in tmp_path.rglob("10.50.*")]
 
 
+def in_directory(directory: Path) -> dict[str, Any]:
+    return {"type": "host-local", "dataDir": str(directory), "ranges": ranges(9)}
+
+
+WRONG_SINCE = [
+    ("macvlan", {"master": "up0", "mode": "source"}),
+    ("macvlan", {"master": "up0", "mtu": "big"}),
+    ("bridge", {"bridge": "br0", "hairpinMode": True, "promiscMode": True}),
+    ("bridge", {"bridge": "br0", "runtimeConfig": {"mac": "zz"}}),
+]
+
+
+@pytest.mark.parametrize(("plugin_type", "wrong"), WRONG_SINCE)
+def test_del_removes_everything_though_the_configuration_is_wrong_by_now(
+    plugin_type: str, wrong: dict[str, Any], pod: PodNetns, host: Socket, tmp_path: Path
+):
+    """A DEL that fails for ever keeps a pod in Terminating, and its address reserved."""
+    host.request([link.create_pair("up0", "sw0")])
+    base = {"cniVersion": "1.0.0", "name": "net", "type": plugin_type, "ipam": in_directory(tmp_path)}
+    right = {"macvlan": {"master": "up0"}, "bridge": {"bridge": "br0"}}[plugin_type]
+    call = ours(plugin_type, pod)
+    assert call("ADD", {**base, **right})[1] == 0
+
+    answer, code = call("DEL", {**base, **wrong})
+
+    assert ({}, 0) == (answer, code)
+    assert link.find(pod.socket, "eth0") is None
+    assert [] == [each.name for each in (tmp_path / "net").glob("10.*")]
+
+
+def test_del_removes_the_link_and_tells_that_the_addresses_cannot_be_released(
+    pod: PodNetns, host: Socket, tmp_path: Path
+):
+    """Where addresses are kept is what the broken part would have said."""
+    base = {"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br0"}
+    call = ours("bridge", pod)
+    assert call("ADD", {**base, "ipam": in_directory(tmp_path)})[1] == 0
+
+    answer, code = call("DEL", {**base, "ipam": {"type": "host-local", "ranges": "none"}})
+
+    assert (1, 7) == (code, answer["code"])
+    assert "ranges" in answer["msg"]
+    assert link.find(pod.socket, "eth0") is None
+
+
+def test_a_key_that_is_not_implemented_is_refused_before_anything_is_done(pod: PodNetns, host: Socket):
+    """There is no binary to run instead; passing over it would give another network than asked for."""
+    config = {"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br0", "frobnicate": 5}
+
+    answer, code = ours("bridge", pod)("ADD", config)
+
+    assert (1, 7) == (code, answer["code"])
+    assert "frobnicate 5 is not built in" in answer["msg"]
+    assert link.find(host, "br0") is None
+
+
 def test_own_namespace_is_refused_before_anything_is_done(pod: PodNetns, host: Socket):
     """The reference prints two documents."""
     variables = {**environment("ADD", pod), "CNI_NETNS": "/proc/self/ns/net"}
