@@ -3,32 +3,85 @@ bridge: a veth pair with its host end in a bridge (containernetworking/plugins, 
 
 The pair is made by one message, its pod end in place with name, MAC and MTU. Unlike the
 reference: nothing is left behind by a failing ADD, a DEL needs no link to release addresses,
-and CHECK works without IPAM and whoever made the bridge promiscuous.
+CHECK works without IPAM and whoever made the bridge promiscuous, and VLANs on a bridge that
+does not filter them are refused instead of being without effect.
 """
 
 import errno
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NetnsGone
 from meta_cni.cni.result import Interface, InterfaceAddress, IPConfig, Result, Route
 from meta_cni.delegate import Attachment, Valid, requested_mac, unimplemented
-from meta_cni.linux import address, configure, link, sysctl
+from meta_cni.linux import address, configure, link, sysctl, vlan
 from meta_cni.linux.address import interface_address
 from meta_cni.linux.link import Link
+from meta_cni.linux.netlink import Request
 from meta_cni.linux.route import ANYWHERE
 
 KEYS = (
     *("bridge", "isGateway", "isDefaultGateway", "forceAddress", "mtu", "hairpinMode", "promiscMode"),
     *("enabledad", "disableContainerInterface", "portIsolation", "mac"),
+    *("vlan", "vlanTrunk", "preserveDefaultVlan"),
 )
 DEFAULT_BRIDGE = "cni0"
 FORWARDING = 3  # BR_STATE_FORWARDING, <linux/if_bridge.h>
 PORT_UP_DELAYS_S = (0.0, 0.002, 0.01, 0.05, 0.5, 1.0, 1.0)  # the reference waits up to 2.55 s
 POD = 2
 """Index of the pod's end in the result's interfaces."""
+LONGEST_NAME = 15  # IFNAMSIZ less the NUL, <linux/if.h>
+TRUNK_NATIVE = 1
+"""The native VLAN of a trunk for which no `vlan` is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vlans:
+    """What a port is to be in."""
+
+    is_filtering: bool
+    """VLANs were asked for, if only by an empty trunk."""
+    native: int
+    tagged: frozenset[int]
+    is_default_kept: bool
+
+    @classmethod
+    def parse(cls, section: Section) -> "Vlans":
+        """`vlan`, `vlanTrunk` and `preserveDefaultVlan`; raises BadConfig."""
+        native = section.integer("vlan", maximum=vlan.LARGEST)
+        trunk = section.sections("vlanTrunk")
+        tagged = frozenset(vid for entry in trunk for vid in _trunk_vids(entry))
+        return cls(
+            is_filtering=bool(native) or section.value("vlanTrunk") is not None,
+            native=native or (TRUNK_NATIVE if tagged else 0),
+            tagged=tagged - {native},
+            is_default_kept=section.boolean("preserveDefaultVlan"),
+        )
+
+    def requests(self, port: int, default: int) -> list[Request]:
+        """What puts a new port into them, and out of the VLAN that its bridge puts every port into."""
+        if not self.native:
+            return []
+        is_left = default not in (0, self.native, *self.tagged) and not self.is_default_kept
+        first = [vlan.leave(port, default)] if is_left else []
+        return [*first, vlan.join(port, self.tagged, self.native)]
+
+
+def _trunk_vids(entry: Section) -> set[int]:
+    found: set[int] = set()
+    first, last = (entry.integer(key, 0, minimum=1, maximum=vlan.LARGEST) for key in ("minID", "maxID"))
+    for key, other in (("minID", "maxID"), ("maxID", "minID")):
+        if entry.value(key) is None and entry.value(other) is not None:
+            raise BadConfig(f"{entry.where}: {key} is missing: expected minID and maxID together")
+    if first > last:
+        raise BadConfig(f"{entry.where}: minID {first} is greater than maxID {last}: expected at most that")
+    if first:
+        found.update(range(first, last + 1))
+    if entry.value("id") is not None:
+        found.add(entry.integer("id", minimum=1, maximum=vlan.LARGEST))
+    return found
 
 
 class Bridge:
@@ -49,10 +102,22 @@ class Bridge:
         self.is_pod_down = section.boolean("disableContainerInterface")
         self.is_isolated = section.boolean("portIsolation")
         self.mac = requested_mac(config, attachment, is_args_first=True)
+        self.vlans = Vlans.parse(section)
+        self.vlan = section.integer("vlan")
         if self.is_hairpin and self.is_promiscuous:
             raise BadConfig(f"{config.where}: hairpinMode and promiscMode: expected only one of them")
         if self.is_pod_down and not attachment.addresses.is_none:
             raise BadConfig(f"{config.where}: disableContainerInterface: expected no ipam with it")
+        if self.is_gateway and self.vlan and len(self._gateway_name) > LONGEST_NAME:
+            raise BadConfig(
+                f"{config.where}: bridge {self.bridge!r}: its gateway would be {self._gateway_name!r}: "
+                f"expected a name that leaves it at most {LONGEST_NAME} characters"
+            )
+
+    @property
+    def _gateway_name(self) -> str:
+        """The link that has a VLAN's gateway addresses; every pod of the VLAN shares it."""
+        return f"{self.bridge}.{self.vlan}"
 
     def add(self, previous: Result | None) -> Result:
         """Create the pair and configure its pod end; what failed is removed by delete()."""
@@ -71,10 +136,7 @@ class Bridge:
         )
         (reply,) = host.request([request])
         host_index, _ = link.veth_indexes(reply)
-        if self.is_hairpin or self.is_isolated:
-            host.request(
-                [link.set_port(host_index, is_hairpin=self.is_hairpin, is_isolated=self.is_isolated)]
-            )
+        host.request(self._port_requests(bridge, host_index))
         sysctl.write(f"net/ipv6/conf/{host_name}/accept_ra", "0")
         pod_end = link.require(self.attachment.namespaces.pod, self.attachment.interface, "veth")
         ips = tuple(replace(each, interface=POD) for each in addresses.ips)
@@ -86,14 +148,22 @@ class Bridge:
             is_nodad=not self.is_dad,
             is_up=not self.is_pod_down,
         )
-        if self.is_gateway:
-            self._be_gateway(bridge, ips)
+        gateway = self._be_gateway(bridge, ips) if self.is_gateway and ips else None
         if not self.is_pod_down:
             self._wait_for_port(host_index)
             configure.announce(self.attachment.namespaces, pod_end.name, pod_end.mac, ips)
-        return self._told(host_index, pod_end, addresses)
+        return self._told(host_index, pod_end, gateway, addresses)
 
-    def _told(self, host_index: int, pod_end: Link, addresses: Result) -> Result:
+    def _port_requests(self, bridge: Link, port: int) -> list[Request]:
+        """What makes the host end the port that was asked for."""
+        batch = []
+        if self.is_hairpin or self.is_isolated:
+            batch.append(link.set_port(port, is_hairpin=self.is_hairpin, is_isolated=self.is_isolated))
+        if self.vlans.is_filtering:
+            batch += self.vlans.requests(port, _default_vlan(bridge))
+        return batch
+
+    def _told(self, host_index: int, pod_end: Link, gateway: Link | None, addresses: Result) -> Result:
         host = self.attachment.namespaces.host
         bridge = link.require(host, self.bridge, "bridge")
         veth = link.find_index(host, host_index)
@@ -103,6 +173,7 @@ class Bridge:
             Interface(bridge.name, bridge.mac),
             Interface(veth.name, veth.mac),
             Interface(pod_end.name, pod_end.mac, self.attachment.netns),
+            *([Interface(gateway.name, gateway.mac)] if gateway and self.vlan else []),
         )
         dns = configure.dns_of(self.config) or addresses.dns
         return replace(addresses, interfaces=interfaces, dns=dns)
@@ -112,7 +183,8 @@ class Bridge:
         host = self.attachment.namespaces.host
         found = link.find(host, self.bridge)
         if found is None:
-            host.request([link.create_bridge(self.bridge, mtu=self.mtu)])
+            is_filtering = self.vlans.is_filtering
+            host.request([link.create_bridge(self.bridge, mtu=self.mtu, is_vlan_filtering=is_filtering)])
             found = link.require(host, self.bridge, "bridge")
             sysctl.write(f"net/ipv6/conf/{self.bridge}/accept_ra", "0")
         if found.kind != "bridge":
@@ -120,6 +192,11 @@ class Bridge:
             raise BadConfig(
                 f"{self.config.where}: bridge {self.bridge!r}: it is {kind}: "
                 "expected a bridge, or a free name"
+            )
+        if self.vlans.is_filtering and not found.info.get("IFLA_BR_VLAN_FILTERING"):
+            raise BadConfig(
+                f"{self.config.where}: bridge {self.bridge!r}: it does not filter VLANs, so VLANs "
+                "would be without effect: expected a bridge made with vlan_filtering 1, or a free name"
             )
         wants_promiscuous = self.is_promiscuous and not found.is_promiscuous
         if not found.is_up or wants_promiscuous:
@@ -149,27 +226,50 @@ class Bridge:
                 routes.append(Route(destination, gateways[0]))
         return replace(addresses, routes=tuple(routes))
 
-    def _be_gateway(self, bridge: Link, ips: tuple[IPConfig, ...]) -> None:
-        """The gateway addresses on the bridge, its MAC pinned, and forwarding."""
+    def _be_gateway(self, bridge: Link, ips: tuple[IPConfig, ...]) -> Link:
+        """The gateway addresses on the bridge, or on the VLAN's link into it, and forwarding."""
+        gateway = self._vlan_gateway(bridge) if self.vlan else bridge
         for each in ips:
             if each.gateway is not None:
                 prefix = each.address.network.prefixlen
-                self._ensure_address(bridge, interface_address(each.gateway, prefix))
+                self._ensure_address(gateway, interface_address(each.gateway, prefix))
         if any(each.address.version == 4 for each in ips):
             sysctl.write("net/ipv4/ip_forward", "1")
         if any(each.address.version == 6 for each in ips):
             sysctl.write("net/ipv6/conf/all/forwarding", "1")
+        return gateway
 
-    def _ensure_address(self, bridge: Link, wanted: InterfaceAddress) -> None:
+    def _vlan_gateway(self, bridge: Link) -> Link:
         """
-        One address on the bridge; another IPv4 one, or an overlapping IPv6 one, is in the way.
+        The node's link into the VLAN, made when it is missing.
 
-        The bridge's MAC is set to what it is now: else it is the lowest one of its ports, and
+        A pair is completed if another ADD was interrupted half-way; whatever else has the name,
+        like a VLAN device on the bridge, is the operator's and taken as it is.
+        """
+        host = self.attachment.namespaces.host
+        found = link.find(host, self._gateway_name)
+        if found is None:
+            port = link.random_veth_name()
+            made = link.create_pair(port, self._gateway_name, mtu=bridge.mtu, master=bridge.index)
+            host.request([replace(made, tolerate=frozenset((errno.EEXIST,)))])
+            found = link.require(host, self._gateway_name, "gateway")
+        end = link.find_index(host, found.parent) if found.kind == "veth" else None
+        if end is not None and end.master == bridge.index:
+            native = replace(self.vlans, native=self.vlan, tagged=frozenset())
+            batch = native.requests(end.index, _default_vlan(bridge))
+            host.request([*batch, *(link.set_link(each.index, is_up=True) for each in (end, found))])
+        return found
+
+    def _ensure_address(self, gateway: Link, wanted: InterfaceAddress) -> None:
+        """
+        One address on the gateway; another IPv4 one, or an overlapping IPv6 one, is in the way.
+
+        The MAC is set to what it is now: else a bridge's is the lowest one of its ports, and
         changes with them (net/bridge/br_stp_if.c).
         """
         host = self.attachment.namespaces.host
         batch = []
-        for each in address.dump(host, bridge.index):
+        for each in address.dump(host, gateway.index):
             if each.address == wanted:
                 return
             is_other_family = each.address.version != wanted.version or each.address.ip.is_link_local
@@ -177,13 +277,13 @@ class Bridge:
                 continue
             if not self.is_address_forced:
                 raise BadConfig(
-                    f'{self.config.where}: "{self.bridge}" already has an IP address different from '
+                    f'{self.config.where}: "{gateway.name}" already has an IP address different from '
                     f"{wanted}: expected forceAddress true, or the same gateway"
                 )
-            batch.append(address.delete(bridge.index, each.address))
-        batch.append(address.add(bridge.index, wanted, is_nodad=not self.is_dad))
-        current = link.require(host, self.bridge, "bridge")
-        host.request([*batch, link.set_link(bridge.index, mac=current.mac)])
+            batch.append(address.delete(gateway.index, each.address))
+        batch.append(address.add(gateway.index, wanted, is_nodad=not self.is_dad))
+        current = link.require(host, gateway.name, "gateway")
+        host.request([*batch, link.set_link(gateway.index, mac=current.mac)])
 
     def _wait_for_port(self, index: int) -> None:
         """Until the bridge forwards for the port; normally it does at once."""
@@ -209,7 +309,22 @@ class Bridge:
         veth = link.find_index(host, found.parent)
         if veth is None or veth.master != bridge.index:
             raise CheckFailed(f"check {found.name}: its host end is not a port of bridge {self.bridge}")
+        self._check_vlans(veth)
         self.attachment.addresses.check(previous)
+
+    def _check_vlans(self, port: Link) -> None:
+        """The port is in every VLAN that was asked for, and it is native where it is to be."""
+        if not self.vlans.native:
+            return
+        present = vlan.dump(self.attachment.namespaces.host).get(port.index, set())
+        native = vlan.Membership(self.vlans.native, is_native=True)
+        missing = {native, *(vlan.Membership(vid) for vid in self.vlans.tagged)} - present
+        if missing:
+            first = min(missing)
+            how = "untagged" if first.is_native else "tagged"
+            raise CheckFailed(
+                f"check {self.attachment.interface}: its port {port.name} is not in VLAN {first.vid} {how}"
+            )
 
     def delete(self) -> None:
         """Delete the pair, then give the addresses back; the bridge stays."""
@@ -229,3 +344,8 @@ class Bridge:
     def refuses(cls, config: PluginConfig) -> str:
         """Keys that only the binary knows."""
         return unimplemented(config, KEYS)
+
+
+def _default_vlan(bridge: Link) -> int:
+    """The VLAN that a bridge puts every new port into; 0 for none."""
+    return int(bridge.info.get("IFLA_BR_VLAN_DEFAULT_PVID") or 0)

@@ -22,7 +22,10 @@ settings.register_profile("fast", deadline=None, max_examples=20)  # make check
 settings.load_profile("tests")
 
 # As the kernel of the CI machines is configured.
-KERNEL_FEATURES_MISSING_IN_CI = ("ipvlan", "8021q", "vlan", "vrf", "dummy", "bond")
+KERNEL_FEATURES_MISSING_IN_CI = (
+    *("ipvlan", "8021q", "vlan", "vrf", "dummy", "bond"),
+    "bridge VLAN filtering",
+)
 
 PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox")
 

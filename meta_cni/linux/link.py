@@ -7,7 +7,7 @@ MTU, group, the bridge as master and the host end up: creating and then moving c
 
 import errno
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +32,7 @@ MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # MACVLAN_MODE_*,
 OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")  # RFC 2863
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5  # <linux/if_link.h>
 IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO = 10, 13, 16, 18
-IFLA_IFALIAS, IFLA_GROUP, IFLA_PROMISCUITY, IFLA_INFO_KIND = 20, 27, 30, 1
+IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_PROMISCUITY, IFLA_INFO_KIND = 20, 26, 27, 30, 1
 NLA_TYPE_MASK = 0x3FFF  # <linux/netlink.h>
 QUEUES = 1
 """tx and rx queues of a veth end: one a CPU, the kernel's default, makes it four times as slow."""
@@ -95,13 +95,13 @@ def parse(body: bytes) -> Link:
     Held to the codec, attribute by attribute, by tests/netns/test_link.py.
     """
     index, flags = struct.unpack_from("=iI", body, HEADER.size + 4)
-    found = _split(body, HEADER.size + 16)
+    found = dict(split(body, HEADER.size + 16))
     info = found.get(IFLA_LINKINFO, b"")
     operstate = found.get(IFLA_OPERSTATE, b"\0")[0]
     return Link(
         index=index,
         name=_text(found.get(IFLA_IFNAME)),
-        kind=_text(_split(info).get(IFLA_INFO_KIND)),
+        kind=_text(dict(split(info)).get(IFLA_INFO_KIND)),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         mtu=_number(found.get(IFLA_MTU)),
         is_up=bool(flags & IFF_UP),
@@ -118,16 +118,14 @@ def parse(body: bytes) -> Link:
     )
 
 
-def _split(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """Attributes by their number, undecoded."""
-    found: dict[int, bytes] = {}
+def split(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a message from an offset on: (number, value)."""
     while offset + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, offset)
         if length < 4:
             break
-        found[kind & NLA_TYPE_MASK] = data[offset + 4 : offset + length]
+        yield kind & NLA_TYPE_MASK, data[offset + 4 : offset + length]
         offset += (length + 3) & ~3
-    return found
 
 
 def _text(value: bytes | None) -> str:
@@ -251,9 +249,10 @@ def create_macvlan(
     return Request(f"create macvlan {name}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
 
 
-def create_bridge(name: str, *, mtu: int = 0) -> Request:
+def create_bridge(name: str, *, mtu: int = 0, is_vlan_filtering: bool = False) -> Request:
     """A bridge, down; one that is there already is left as it is."""
-    attributes = [("IFLA_IFNAME", name), *_ethernet("", mtu, 0), _link_info("bridge", [])]
+    data = [("IFLA_BR_VLAN_FILTERING", 1)] if is_vlan_filtering else []
+    attributes = [("IFLA_IFNAME", name), *_ethernet("", mtu, 0), _link_info("bridge", data)]
     return Request(
         f"create bridge {name}",
         _message(attributes=attributes),
@@ -263,11 +262,14 @@ def create_bridge(name: str, *, mtu: int = 0) -> Request:
     )
 
 
-def create_pair(name: str, peer: str) -> Request:
-    """A veth pair with both ends in this namespace; what plays a cable."""
+def create_pair(name: str, peer: str, *, mtu: int = 0, master: int = 0) -> Request:
+    """A veth pair with both ends in this namespace; the first one in a bridge, where one is given."""
+    both = _ethernet("", mtu, 0)
     attributes = [
         ("IFLA_IFNAME", name),
-        _link_info("veth", [("VETH_INFO_PEER", {"attrs": [("IFLA_IFNAME", peer)]})]),
+        *both,
+        *([("IFLA_MASTER", master)] if master else []),
+        _link_info("veth", [("VETH_INFO_PEER", {"attrs": [("IFLA_IFNAME", peer), *both]})]),
     ]
     message = _message(attributes=attributes)
     return Request(f"create veth {name} with peer {peer}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)

@@ -35,7 +35,7 @@ DATAGRAM_BYTES = 1 << 16
 DUMP_TRIES = 5  # as the reference plugins
 
 Message = Any
-"""A pyroute2 message; the library has no types."""
+"""A pyroute2 message (the library has no types), or bytes: a body that was packed by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +199,13 @@ def _raw_socket() -> sockets.socket:
 
 def encode(message: Message, type_: int, flags: int, sequence: int) -> bytes:
     """
-    A message with its netlink header, padded for the next one.
+    A message with its netlink header, padded for the next one; bytes are the body, packed already.
 
     Raises ValueError for an attribute that the codec does not know: it would be left out.
     """
+    if isinstance(message, bytes):
+        length = HEADER.size + len(message)
+        return HEADER.pack(length, type_, flags, sequence, 0) + message + bytes(-length % 4)
     message.reset()
     message["header"]["type"] = type_
     message["header"]["flags"] = flags

@@ -1,0 +1,105 @@
+"""Packets between namespaces of a test: did they arrive, and as what."""
+
+import select
+import socket as sockets
+import struct
+import time
+
+from meta_cni.linux import netns
+
+WAIT_S = 2.0
+"""For what is to arrive; it takes much less."""
+SILENCE_S = 0.3
+"""For what is not to arrive."""
+PORT = 9999
+ETH_P_ALL = 3  # <linux/if_ether.h>
+ETH_P_8021Q = 0x8100
+TEST_PROTOCOL = 0x88B5  # for local experiments, IEEE 802
+PACKET_AUXDATA = 8  # <linux/if_packet.h>
+TP_STATUS_VLAN_VALID = 0x10
+SOL_PACKET = 263
+
+
+def source_seen(sender: int, receiver: int, address: str, *, wait_s: float = WAIT_S, bind: str = "") -> str:
+    """
+    Send UDP from one namespace to an address in another: who the receiver says sent it.
+
+    Empty when nothing arrives. `bind` is the sender's own address, where it has several.
+    """
+    family = sockets.AF_INET6 if ":" in address else sockets.AF_INET
+
+    def opened() -> sockets.socket:
+        return sockets.socket(family, sockets.SOCK_DGRAM)
+
+    with netns.run_in(receiver, opened) as inbound, netns.run_in(sender, opened) as outbound:
+        inbound.bind(("", PORT))
+        if bind:
+            outbound.bind((bind, 0))
+        deadline = time.monotonic() + wait_s
+        while (
+            time.monotonic() < deadline
+        ):  # the first one may be lost while neighbours get to know each other
+            try:
+                outbound.sendto(b"?", (address, PORT))
+            except OSError:
+                return ""
+            if select.select([inbound], [], [], wait_s / 10)[0]:
+                return str(inbound.recvfrom(16)[1][0])
+    return ""
+
+
+def is_reached(sender: int, receiver: int, address: str) -> bool:
+    """Does UDP arrive?"""
+    return bool(source_seen(sender, receiver, address))
+
+
+def is_refused(sender: int, receiver: int, address: str) -> bool:
+    """Does UDP not arrive, though it is tried several times?"""
+    return not source_seen(sender, receiver, address, wait_s=SILENCE_S)
+
+
+class Wire:
+    """Raw frames on one link of a namespace."""
+
+    def __init__(self, descriptor: int, interface: str) -> None:
+        def opened() -> sockets.socket:
+            raw = sockets.socket(sockets.AF_PACKET, sockets.SOCK_RAW, sockets.htons(ETH_P_ALL))
+            raw.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            raw.bind((interface, ETH_P_ALL))
+            return raw
+
+        self.raw = netns.run_in(descriptor, opened)
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.raw.close()
+
+    def send(self, payload: bytes, vlan: int = 0, *, source: str = "02:00:00:00:00:99") -> None:
+        """Broadcast one frame, tagged where a VLAN is given."""
+        tag = struct.pack("!HH", ETH_P_8021Q, vlan) if vlan else b""
+        header = b"\xff" * 6 + bytes.fromhex(source.replace(":", "")) + tag + struct.pack("!H", TEST_PROTOCOL)
+        self.raw.send(header + payload.ljust(46, b"\0"))
+
+    def receive(self, payload: bytes, *, wait_s: float = WAIT_S) -> int | None:
+        """The VLAN that a frame with this payload came with, 0 for untagged; None when none comes."""
+        deadline = time.monotonic() + wait_s
+        while (left := deadline - time.monotonic()) > 0:
+            if not select.select([self.raw], [], [], left)[0]:
+                break
+            data, control, _, _ = self.raw.recvmsg(2048, 256)
+            if payload in data:
+                return _vlan_of(data, control)
+        return None
+
+
+def _vlan_of(data: bytes, control: list[tuple[int, int, bytes]]) -> int:
+    """The kernel takes the tag out of the frame and tells it aside (struct tpacket_auxdata)."""
+    for level, kind, value in control:
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+            status, *_, tag, _ = struct.unpack_from("=IIIHHHH", value)
+            if status & TP_STATUS_VLAN_VALID:
+                return int(tag) & 0xFFF
+    kind, tag = struct.unpack_from("!HH", data, 12)
+    return int(tag) & 0xFFF if kind == ETH_P_8021Q else 0

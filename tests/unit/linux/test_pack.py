@@ -1,0 +1,47 @@
+"""Messages packed by hand, held to the codec byte for byte."""
+
+from typing import Any
+
+import pytest
+
+from meta_cni.linux import vlan
+from meta_cni.linux.codec import ifinfmsg
+from meta_cni.linux.netlink import Request, encode
+
+
+def by_codec(kind: Any, header: dict[str, int], attributes: list[tuple[str, Any]], request: Request) -> bytes:
+    """The same message by pyroute2."""
+    message = kind()
+    for key, value in header.items():
+        message[key] = value
+    message["attrs"] = attributes
+    return encode(message, request.type, request.flags, 7)
+
+
+def packed(request: Request) -> bytes:
+    assert isinstance(request.message, bytes)
+    return encode(request.message, request.type, request.flags, 7)
+
+
+def vlan_info(vid: int, flags: int) -> tuple[str, dict[str, int]]:
+    return "IFLA_BRIDGE_VLAN_INFO", {"vid": vid, "flags": flags}
+
+
+JOINED = [
+    ((), 5, [(5, 6)]),
+    ((7,), 0, [(7, 0)]),
+    ((7, 8, 9), 0, [(7, 8), (9, 16)]),
+    ((1, 3, 4, 6), 3, [(1, 0), (4, 0), (6, 0), (3, 6)]),
+    (range(1, 4095), 0, [(1, 8), (4094, 16)]),
+]
+
+
+@pytest.mark.parametrize(("tagged", "native", "infos"), JOINED)
+def test_vlans_of_a_port(tagged: Any, native: int, infos: list[tuple[int, int]]):
+    """Without gaps they are ranges."""
+    request = vlan.join(3, tagged, native)
+    attributes = [("IFLA_BRIDGE_FLAGS", 1), *(vlan_info(vid, flags) for vid, flags in infos)]
+    specification = [("IFLA_AF_SPEC", {"attrs": attributes})]
+
+    expected = by_codec(ifinfmsg, {"family": 7, "index": 3}, specification, request)
+    assert expected == packed(request)
