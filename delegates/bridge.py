@@ -30,6 +30,8 @@ KEYS = (
 DEFAULT_BRIDGE = "cni0"
 FORWARDING = 3  # BR_STATE_FORWARDING, <linux/if_bridge.h>
 PORT_UP_DELAYS_S = (0.0, 0.002, 0.01, 0.05, 0.5, 1.0, 1.0)  # the reference waits up to 2.55 s
+THERE = frozenset((errno.EEXIST,))
+"""Another ADD was faster."""
 POD = 2
 """Index of the pod's end in the result's interfaces."""
 LONGEST_NAME = 15  # IFNAMSIZ less the NUL, <linux/if.h>
@@ -135,24 +137,23 @@ class Bridge:
             master=bridge.index,
         )
         (reply,) = host.request([request])
-        host_index, _ = link.veth_indexes(reply)
-        host.request(self._port_requests(bridge, host_index))
+        port, pod_index = link.veth_indexes(reply)
+        host.request(self._port_requests(bridge, port))
         sysctl.write(f"net/ipv6/conf/{host_name}/accept_ra", "0")
-        pod_end = link.require(self.attachment.namespaces.pod, self.attachment.interface, "veth")
         ips = tuple(replace(each, interface=POD) for each in addresses.ips)
         addresses = replace(addresses, ips=ips)
-        configure.configure(
+        pod_end = configure.configure(
             self.attachment.namespaces,
-            pod_end,
+            Link(pod_index, self.attachment.interface),
             addresses,
             is_nodad=not self.is_dad,
             is_up=not self.is_pod_down,
         )
         gateway = self._be_gateway(bridge, ips) if self.is_gateway and ips else None
+        ends = self._wait_for_port(bridge.index, port)
         if not self.is_pod_down:
-            self._wait_for_port(host_index)
-            configure.announce(self.attachment.namespaces, pod_end.name, pod_end.mac, ips)
-        return self._told(host_index, pod_end, gateway, addresses)
+            configure.announce(self.attachment.namespaces, pod_end.name, ips)
+        return self._told((*ends, pod_end), gateway, addresses)
 
     def _port_requests(self, bridge: Link, port: int) -> list[Request]:
         """What makes the host end the port that was asked for."""
@@ -163,15 +164,12 @@ class Bridge:
             batch += self.vlans.requests(port, _default_vlan(bridge))
         return batch
 
-    def _told(self, host_index: int, pod_end: Link, gateway: Link | None, addresses: Result) -> Result:
-        host = self.attachment.namespaces.host
-        bridge = link.require(host, self.bridge, "bridge")
-        veth = link.find_index(host, host_index)
-        if veth is None:
-            raise KernelError(f"look up the host end of {pod_end.name}", errno.ENODEV)
+    def _told(self, links: tuple[Link, Link, Link], gateway: Link | None, addresses: Result) -> Result:
+        """The result with bridge, host end and pod end, and the gateway that a VLAN has."""
+        bridge, port, pod_end = links
         interfaces = (
             Interface(bridge.name, bridge.mac),
-            Interface(veth.name, veth.mac),
+            Interface(port.name, port.mac),
             Interface(pod_end.name, pod_end.mac, self.attachment.netns),
             *([Interface(gateway.name, gateway.mac)] if gateway and self.vlan else []),
         )
@@ -229,10 +227,15 @@ class Bridge:
     def _be_gateway(self, bridge: Link, ips: tuple[IPConfig, ...]) -> Link:
         """The gateway addresses on the bridge, or on the VLAN's link into it, and forwarding."""
         gateway = self._vlan_gateway(bridge) if self.vlan else bridge
-        for each in ips:
-            if each.gateway is not None:
-                prefix = each.address.network.prefixlen
-                self._ensure_address(gateway, interface_address(each.gateway, prefix))
+        wanted = [
+            interface_address(each.gateway, each.address.network.prefixlen)
+            for each in ips
+            if each.gateway is not None
+        ]
+        present = [each.address for each in address.dump(self.attachment.namespaces.host, gateway.index)]
+        for each in dict.fromkeys(wanted):
+            if each not in present:
+                self._put_address(gateway, each, present)
         if any(each.address.version == 4 for each in ips):
             sysctl.write("net/ipv4/ip_forward", "1")
         if any(each.address.version == 6 for each in ips):
@@ -251,7 +254,7 @@ class Bridge:
         if found is None:
             port = link.random_veth_name()
             made = link.create_pair(port, self._gateway_name, mtu=bridge.mtu, master=bridge.index)
-            host.request([replace(made, tolerate=frozenset((errno.EEXIST,)))])
+            host.request([replace(made, tolerate=THERE)])
             found = link.require(host, self._gateway_name, "gateway")
         end = link.find_index(host, found.parent) if found.kind == "veth" else None
         if end is not None and end.master == bridge.index:
@@ -260,7 +263,7 @@ class Bridge:
             host.request([*batch, *(link.set_link(each.index, is_up=True) for each in (end, found))])
         return found
 
-    def _ensure_address(self, gateway: Link, wanted: InterfaceAddress) -> None:
+    def _put_address(self, gateway: Link, wanted: InterfaceAddress, present: list[InterfaceAddress]) -> None:
         """
         One address on the gateway; another IPv4 one, or an overlapping IPv6 one, is in the way.
 
@@ -269,29 +272,28 @@ class Bridge:
         """
         host = self.attachment.namespaces.host
         batch = []
-        for each in address.dump(host, gateway.index):
-            if each.address == wanted:
-                return
-            is_other_family = each.address.version != wanted.version or each.address.ip.is_link_local
-            if is_other_family or (wanted.version == 6 and not each.address.network.overlaps(wanted.network)):
+        for each in present:
+            is_other_family = each.version != wanted.version or each.ip.is_link_local
+            if is_other_family or (wanted.version == 6 and not each.network.overlaps(wanted.network)):
                 continue
             if not self.is_address_forced:
                 raise BadConfig(
                     f'{self.config.where}: "{gateway.name}" already has an IP address different from '
                     f"{wanted}: expected forceAddress true, or the same gateway"
                 )
-            batch.append(address.delete(gateway.index, each.address))
-        batch.append(address.add(gateway.index, wanted, is_nodad=not self.is_dad))
+            batch.append(address.delete(gateway.index, each))
+        added = address.add(gateway.index, wanted, is_nodad=not self.is_dad)
         current = link.require(host, gateway.name, "gateway")
-        host.request([*batch, link.set_link(gateway.index, mac=current.mac)])
+        host.request([*batch, replace(added, tolerate=THERE), link.set_link(gateway.index, mac=current.mac)])
 
-    def _wait_for_port(self, index: int) -> None:
-        """Until the bridge forwards for the port; normally it does at once."""
+    def _wait_for_port(self, *indexes: int) -> tuple[Link, Link]:
+        """Bridge and port as they are when the bridge forwards for the port; normally it does at once."""
+        batch = [link.look_up_index(each) for each in indexes]
         for delay_s in PORT_UP_DELAYS_S:
             time.sleep(delay_s)
-            found = link.find_index(self.attachment.namespaces.host, index)
-            if found is not None and found.port.get("IFLA_BRPORT_STATE") == FORWARDING:
-                return
+            bridge, port = (link.found_in(each) for each in self.attachment.namespaces.host.request(batch))
+            if self.is_pod_down or port.port_state == FORWARDING:
+                return bridge, port
         raise KernelError(
             f"wait for port of {self.attachment.interface} on bridge {self.bridge} to forward",
             errno.ETIMEDOUT,

@@ -71,7 +71,7 @@ class Macvlan:
             dns=self.dns or addresses.dns,
         )
         configure.configure(self.attachment.namespaces, found, result)
-        configure.announce(self.attachment.namespaces, found.name, found.mac, result.ips)
+        configure.announce(self.attachment.namespaces, found.name, result.ips)
         return result
 
     def _create(self, parent: Link) -> Link:

@@ -149,7 +149,7 @@ class Tuning:
         if wanted.mac:
             own = [n for n, each in enumerate(changed) if each.name == name and each.sandbox]
             ips = [each for each in previous.ips if each.interface in (None, *own)]
-            configure.announce(self.attachment.namespaces, name, wanted.mac, ips)
+            configure.announce(self.attachment.namespaces, name, ips)
         return replace(previous, interfaces=changed)
 
     def check(self, previous: Result) -> None:

@@ -6,16 +6,20 @@ the one to two seconds of IPv6 duplicate address detection.
 """
 
 import socket as sockets
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, ip_interface
+from ipaddress import IPv4Interface, ip_address, ip_interface
 
 from meta_cni.cni.result import Address as IPAddress
 from meta_cni.cni.result import InterfaceAddress
-from meta_cni.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, Message, Request, Socket
+from meta_cni.linux import pack
+from meta_cni.linux.netlink import HEADER, NLM_F_CREATE, NLM_F_EXCL, Request, Socket
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22  # <linux/rtnetlink.h>
-IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40  # <linux/if_addr.h>
+IFADDRMSG = struct.Struct("=BBBBI")  # struct ifaddrmsg, <linux/if_addr.h>
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +37,22 @@ class Address:
         return self.address.ip
 
 
-def _message(index: int, address: InterfaceAddress | None) -> Message:
-    from meta_cni.linux.codec import ifaddrmsg  # noqa: PLC0415 - 50 ms to import
-
-    message = ifaddrmsg()
-    message["index"] = index
-    if address is not None:
-        message["family"] = sockets.AF_INET if address.version == 4 else sockets.AF_INET6
-        message["prefixlen"] = address.network.prefixlen
-        message["attrs"] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
-    return message
+def _message(index: int, address: InterfaceAddress, *more: bytes, flags: int = 0) -> bytes:
+    family = sockets.AF_INET if address.version == 4 else sockets.AF_INET6
+    header = IFADDRMSG.pack(family, address.network.prefixlen, flags, 0, index)
+    packed = address.ip.packed
+    both = pack.attribute(IFA_LOCAL, packed) + pack.attribute(IFA_ADDRESS, packed)
+    return b"".join((header, both, *more))
 
 
 def add(index: int, address: InterfaceAddress, *, is_nodad: bool = True) -> Request:
     """Put an address on a link; IPv4 gets its broadcast address where the network has one."""
     message = _message(index, address)
     if isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
-        message["attrs"].append(("IFA_BROADCAST", str(address.network.broadcast_address)))
-    if address.version == 6 and is_nodad:
-        message["flags"] = IFA_F_NODAD
-        message["attrs"].append(("IFA_FLAGS", IFA_F_NODAD))
+        broadcast = address.network.broadcast_address.packed
+        message = _message(index, address, pack.attribute(IFA_BROADCAST, broadcast))
+    elif address.version == 6 and is_nodad:
+        message = _message(index, address, pack.u32(IFA_FLAGS, IFA_F_NODAD), flags=IFA_F_NODAD)
     return Request(f"add address {address}", message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL)
 
 
@@ -63,17 +63,19 @@ def delete(index: int, address: InterfaceAddress) -> Request:
 
 def dump(socket: Socket, index: int = 0) -> Sequence[Address]:
     """The addresses of a link, or of every link."""
-    message = _message(index, None)
-    found = [_decode(each) for each in socket.dump(message, RTM_GETADDR, "list addresses")]
+    message = IFADDRMSG.pack(0, 0, 0, 0, index)
+    found = [_parse(each) for each in socket.dump_undecoded(message, RTM_GETADDR, "list addresses")]
     return [each for each in found if index in (0, each.interface_index)]
 
 
-def _decode(message: Message) -> Address:
-    text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-    flags = message.get_attr("IFA_FLAGS") or message["flags"]
+def _parse(body: bytes) -> Address:
+    _, prefix_length, short_flags, _, index = IFADDRMSG.unpack_from(body, HEADER.size)
+    found = pack.attributes(body, HEADER.size + IFADDRMSG.size)
+    own = ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
+    flags = pack.number(found.get(IFA_FLAGS)) or short_flags
     return Address(
-        interface_index=message["index"],
-        address=ip_interface(f"{text}/{message['prefixlen']}"),
+        interface_index=index,
+        address=interface_address(own, prefix_length),
         is_tentative=bool(flags & IFA_F_TENTATIVE),
         is_duplicate=bool(flags & IFA_F_DADFAILED),
     )
@@ -81,4 +83,4 @@ def _decode(message: Message) -> Address:
 
 def interface_address(ip: IPAddress, prefix_length: int) -> InterfaceAddress:
     """An address with a prefix length."""
-    return ip_interface(f"{ip}/{prefix_length}")
+    return ip_interface((ip, prefix_length))

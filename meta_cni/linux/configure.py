@@ -6,6 +6,8 @@ nobody else's; so there is no duplicate address detection to wait for, and the n
 told at once instead (RFC 5227, gratuitous ARP; RFC 4861 7.2.6, unsolicited advertisement).
 """
 
+import fcntl
+import os
 import socket as sockets
 import struct
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.route import RT_TABLE_MAIN, Route
 
+SIOCGIFHWADDR = 0x8927  # <linux/sockios.h>
 ETH_P_ARP = 0x0806  # <linux/if_ether.h>
 ALL_NODES = "ff02::1"
 NEIGHBOUR_ADVERTISEMENT = 136  # RFC 4861 4.4
@@ -32,15 +35,19 @@ IPV6_MULTICAST_HOPS = 18  # <linux/in6.h>
 
 def configure(
     namespaces: Namespaces, found: Link, result: Result, *, is_nodad: bool = True, is_up: bool = True
-) -> None:
-    """Set the result's addresses and routes on a link of the pod, in one batch; raises KernelError."""
+) -> Link:
+    """
+    Set the result's addresses and routes on a link of the pod, in one batch; raises KernelError.
+
+    Of `found` only index and name are needed; the link is answered as it is then.
+    """
     if any(each.address.version == 6 for each in result.ips):
         netns.run_in(namespaces.pod_fd, lambda: _enable_ipv6(found.name))
     batch = [link.set_link(found.index, is_up=True)] if is_up else []
     batch += [address.add(found.index, each.address, is_nodad=is_nodad) for each in result.ips]
     batch += [route.add(each, append=True) for each in _routes(found.index, result)]
-    if batch:
-        namespaces.pod.request(batch)
+    *_, reply = namespaces.pod.request([*batch, link.look_up_index(found.index)])
+    return link.found_in(reply)
 
 
 def _enable_ipv6(interface: str) -> None:
@@ -121,56 +128,67 @@ def _check_routes(namespaces: Namespaces, found: Link, previous: Result) -> None
             raise CheckFailed(f"check {found.name}: route {wanted.destination} via {hop} is not there")
 
 
-def announce(
-    namespaces: Namespaces, interface: str, mac: str, addresses: Sequence[IPConfig]
-) -> list[KernelError]:
-    """Tell the neighbours where the addresses are now; failures are returned, nothing depends on it."""
-
-    def send() -> list[KernelError]:
-        errors: list[KernelError] = []
-        for each in addresses:
-            try:
-                if isinstance(each.address.ip, IPv6Address):
-                    _advertise(each.address.ip, interface, mac)
-                else:
-                    _arp(each.address.ip.packed, interface, mac)
-            except OSError as error:
-                errors.append(KernelError(f"announce {each.address.ip} on {interface}", error.errno or 0))
-        return errors
-
-    return netns.run_in(namespaces.pod_fd, send)
-
-
-def _arp(address_bytes: bytes, interface: str, mac: str) -> None:
-    """An ARP request for one's own address (RFC 5227 section 3)."""
-    sender = bytes.fromhex(mac.replace(":", ""))
-    broadcast = b"\xff" * 6
-    packet = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + address_bytes + broadcast + address_bytes
-    raw = sockets.socket(sockets.AF_PACKET, sockets.SOCK_DGRAM, sockets.htons(ETH_P_ARP))
-    try:
-        raw.sendto(packet, (interface, ETH_P_ARP, 0, 0, broadcast))
-    finally:
-        _close_aside(raw)
-
-
-def _close_aside(raw: sockets.socket) -> None:
+def announce(namespaces: Namespaces, interface: str, addresses: Sequence[IPConfig]) -> None:
     """
-    Close a packet socket on a thread that nobody waits for.
+    Tell the neighbours where the addresses are now, on a thread that the answer does not wait for.
 
-    The kernel has a close wait for an RCU grace period (packet_release(), net/packet/af_packet.c):
-    10 to 20 ms, half of an ADD.
+    Nothing depends on it: a neighbour that hears nothing asks when it needs to know. A process
+    that ends waits for the thread. What is told is the MAC at that moment: the next plugin of
+    the list may have changed it.
     """
+    if not addresses:
+        return
+    descriptor = os.dup(namespaces.pod_fd)
+
+    def work() -> None:
+        try:
+            netns.enter(descriptor)
+            tell(interface, addresses)
+        except KernelError:
+            return
+        finally:
+            os.close(descriptor)
+
     try:
-        Thread(target=raw.close, daemon=True).start()
+        Thread(target=work, name=f"announce {interface}").start()
     except RuntimeError:  # no thread to be had
-        raw.close()
+        os.close(descriptor)
 
 
-def _advertise(ip: IPv6Address, interface: str, mac: str) -> None:
+def tell(interface: str, addresses: Sequence[IPConfig]) -> list[KernelError]:
+    """As announce(), from the namespace of the calling thread; what could not be sent is returned."""
+    errors: list[KernelError] = []
+    for each in addresses:
+        try:
+            if isinstance(each.address.ip, IPv6Address):
+                _advertise(each.address.ip, interface)
+            else:
+                _arp(each.address.ip.packed, interface)
+        except OSError as error:
+            errors.append(KernelError(f"announce {each.address.ip} on {interface}", error.errno or 0))
+    return errors
+
+
+def _mac_of(socket: sockets.socket, interface: str) -> bytes:
+    """SIOCGIFHWADDR (netdevice(7)); the address stands behind name and family."""
+    request = struct.pack("=16sH14x", interface.encode(), 0)
+    return fcntl.ioctl(socket.fileno(), SIOCGIFHWADDR, request)[18:24]
+
+
+def _arp(address_bytes: bytes, interface: str) -> None:
+    """An ARP request for one's own address (RFC 5227 section 3)."""
+    broadcast = b"\xff" * 6
+    with sockets.socket(sockets.AF_PACKET, sockets.SOCK_DGRAM, 0) as raw:
+        sender = _mac_of(raw, interface) + address_bytes
+        packet = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + broadcast + address_bytes
+        raw.sendto(packet, (interface, ETH_P_ARP, 0, 0, broadcast))
+
+
+def _advertise(ip: IPv6Address, interface: str) -> None:
     """An unsolicited neighbour advertisement; the kernel fills in the checksum."""
-    target = struct.pack("!BB", TARGET_LINK_LAYER_ADDRESS, 1) + bytes.fromhex(mac.replace(":", ""))
-    packet = struct.pack("!BBHI", NEIGHBOUR_ADVERTISEMENT, 0, 0, OVERRIDE) + ip.packed + target
     with sockets.socket(sockets.AF_INET6, sockets.SOCK_RAW, sockets.IPPROTO_ICMPV6) as raw:
+        target = struct.pack("!BB", TARGET_LINK_LAYER_ADDRESS, 1) + _mac_of(raw, interface)
+        packet = struct.pack("!BBHI", NEIGHBOUR_ADVERTISEMENT, 0, 0, OVERRIDE) + ip.packed + target
         raw.setsockopt(sockets.IPPROTO_IPV6, IPV6_MULTICAST_HOPS, 255)
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_BINDTODEVICE, interface.encode())
         raw.bind((str(ip), 0))

@@ -7,18 +7,18 @@ MTU, group, the bridge as master and the host end up: creating and then moving c
 
 import errno
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from meta_cni.cni.errors import KernelError
+from meta_cni.linux import pack
 from meta_cni.linux.netlink import (
     HEADER,
     NLM_F_CREATE,
     NLM_F_ECHO,
     NLM_F_EXCL,
-    Message,
     Reply,
     Request,
     Socket,
@@ -32,10 +32,20 @@ MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # MACVLAN_MODE_*,
 OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")  # RFC 2863
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5  # <linux/if_link.h>
 IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO = 10, 13, 16, 18
-IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_PROMISCUITY, IFLA_INFO_KIND = 20, 26, 27, 30, 1
-NLA_TYPE_MASK = 0x3FFF  # <linux/netlink.h>
+IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_PROMISCUITY = 20, 26, 27, 28, 30
+IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 29, 31, 32
+RTEXT_FILTER_SKIP_STATS = 8  # <linux/rtnetlink.h>: counters are two thirds of a link's message
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+VETH_INFO_PEER = 1  # <linux/veth.h>
+IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
+IFLA_BR_VLAN_FILTERING = 7
+IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33
+GONE = frozenset((errno.ENODEV,))
 QUEUES = 1
 """tx and rx queues of a veth end: one a CPU, the kernel's default, makes it four times as slow."""
+
+
+WITHOUT_STATISTICS = pack.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,33 +69,20 @@ class Link:
     group: int = 0
     promiscuity: int = 0
     alias: str = ""
+    port_state: int = 0
+    """BR_STATE_* of a bridge's port, <linux/if_bridge.h>."""
     message: bytes = field(default=b"", repr=False, compare=False)
     """As it came; what only its kind has is decoded when it is asked for."""
 
     @property
     def info(self) -> Mapping[str, Any]:
         """Attributes of its kind, by their kernel names."""
-        return _attributes(self.message, "IFLA_INFO_DATA")
+        from meta_cni.linux.codec import ifinfmsg  # noqa: PLC0415 - 50 ms to import
 
-    @property
-    def port(self) -> Mapping[str, Any]:
-        """Attributes of it as a port of its master."""
-        return _attributes(self.message, "IFLA_INFO_SLAVE_DATA")
-
-
-def _new() -> Message:
-    from meta_cni.linux.codec import ifinfmsg  # noqa: PLC0415 - 50 ms to import
-
-    return ifinfmsg()
-
-
-def _message(index: int = 0, attributes: list[tuple[str, Any]] | None = None, **header: int) -> Message:
-    message = _new()
-    message["index"] = index
-    for key, value in header.items():
-        message[key] = value
-    message["attrs"] = attributes or []
-    return message
+        link_info = decode(ifinfmsg, self.message).get_attr("IFLA_LINKINFO") if self.message else None
+        data = link_info.get_attr("IFLA_INFO_DATA") if link_info else None
+        pairs = data.get("attrs", []) if data is not None and hasattr(data, "get") else []
+        return MappingProxyType({name: value for name, value in (pair[:2] for pair in pairs)})
 
 
 def parse(body: bytes) -> Link:
@@ -95,53 +92,30 @@ def parse(body: bytes) -> Link:
     Held to the codec, attribute by attribute, by tests/netns/test_link.py.
     """
     index, flags = struct.unpack_from("=iI", body, HEADER.size + 4)
-    found = dict(split(body, HEADER.size + 16))
-    info = found.get(IFLA_LINKINFO, b"")
+    found = pack.attributes(body, HEADER.size + pack.IFINFOMSG.size)
+    info = pack.attributes(found.get(IFLA_LINKINFO, b""))
+    is_port = pack.string(info.get(IFLA_INFO_SLAVE_KIND)) == "bridge"
+    port = pack.attributes(info[IFLA_INFO_SLAVE_DATA]) if is_port else {}
     operstate = found.get(IFLA_OPERSTATE, b"\0")[0]
     return Link(
         index=index,
-        name=_text(found.get(IFLA_IFNAME)),
-        kind=_text(dict(split(info)).get(IFLA_INFO_KIND)),
+        name=pack.string(found.get(IFLA_IFNAME)),
+        kind=pack.string(info.get(IFLA_INFO_KIND)),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
-        mtu=_number(found.get(IFLA_MTU)),
+        mtu=pack.number(found.get(IFLA_MTU)),
         is_up=bool(flags & IFF_UP),
         is_promiscuous=bool(flags & IFF_PROMISC),
         is_allmulti=bool(flags & IFF_ALLMULTI),
-        tx_queue_length=_number(found.get(IFLA_TXQLEN)),
+        tx_queue_length=pack.number(found.get(IFLA_TXQLEN)),
         operstate=OPERSTATES[operstate],
-        master=_number(found.get(IFLA_MASTER)),
-        parent=_number(found.get(IFLA_LINK)),
-        group=_number(found.get(IFLA_GROUP)),
-        promiscuity=_number(found.get(IFLA_PROMISCUITY)),
-        alias=_text(found.get(IFLA_IFALIAS)),
+        master=pack.number(found.get(IFLA_MASTER)),
+        parent=pack.number(found.get(IFLA_LINK)),
+        group=pack.number(found.get(IFLA_GROUP)),
+        promiscuity=pack.number(found.get(IFLA_PROMISCUITY)),
+        alias=pack.string(found.get(IFLA_IFALIAS)),
+        port_state=port.get(IFLA_BRPORT_STATE, b"\0")[0],
         message=body,
     )
-
-
-def split(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The attributes of a message from an offset on: (number, value)."""
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4:
-            break
-        yield kind & NLA_TYPE_MASK, data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").rstrip(b"\0").decode(errors="surrogateescape")
-
-
-def _number(value: bytes | None) -> int:
-    return int(struct.unpack("=I", value)[0]) if value else 0
-
-
-def _attributes(message: bytes, key: str) -> Mapping[str, Any]:
-    """What a link's kind, or its master's, has of its own."""
-    link_info = decode(type(_new()), message).get_attr("IFLA_LINKINFO") if message else None
-    data = link_info.get_attr(key) if link_info else None
-    pairs = data.get("attrs", []) if data is not None and hasattr(data, "get") else []
-    return MappingProxyType({name: value for name, value in (pair[:2] for pair in pairs)})
 
 
 def find(socket: Socket, name: str) -> Link | None:
@@ -151,21 +125,35 @@ def find(socket: Socket, name: str) -> Link | None:
 
 def find_index(socket: Socket, index: int) -> Link | None:
     """The link of an index; None when there is none."""
-    return _find(socket, Request(f"look up link {index}", _message(index), RTM_GETLINK))
+    return _find(socket, look_up_index(index))
 
 
 def _look_up(name: str) -> Request:
-    return Request(f"look up link {name}", _message(attributes=[("IFLA_IFNAME", name)]), RTM_GETLINK)
+    message = pack.link(WITHOUT_STATISTICS + pack.text(IFLA_IFNAME, name))
+    return Request(f"look up link {name}", message, RTM_GETLINK)
+
+
+def look_up_index(index: int) -> Request:
+    """Ask for a link, for a batch whose answer found_in() reads."""
+    return Request(f"look up link {index}", pack.link(WITHOUT_STATISTICS, index=index), RTM_GETLINK)
+
+
+def found_in(reply: Reply) -> Link:
+    """The link in the answer to look_up_index()."""
+    return parse(reply.echoed[0])
 
 
 def _find(socket: Socket, request: Request) -> Link | None:
-    (reply,) = socket.request([replace(request, tolerate=frozenset((errno.ENODEV,)))])
-    return parse(reply.echoed[0]) if reply.echoed else None
+    (reply,) = socket.request([replace(request, tolerate=GONE)])
+    return found_in(reply) if reply.echoed else None
 
 
 def dump(socket: Socket) -> list[Link]:
     """Every link of the namespace."""
-    return [parse(each) for each in socket.dump_undecoded(_message(), RTM_GETLINK, "list links")]
+    return [
+        parse(each)
+        for each in socket.dump_undecoded(pack.link(WITHOUT_STATISTICS), RTM_GETLINK, "list links")
+    ]
 
 
 def random_veth_name() -> str:
@@ -173,20 +161,25 @@ def random_veth_name() -> str:
     return f"veth{random_suffix()}"
 
 
-def _ethernet(mac: str, mtu: int, group: int) -> list[tuple[str, Any]]:
-    values = (("IFLA_ADDRESS", mac), ("IFLA_MTU", mtu), ("IFLA_GROUP", group))
-    return [(key, value) for key, value in values if value]
+def _ethernet(mac: str, mtu: int, group: int = 0) -> bytes:
+    """What is given of them."""
+    packed = pack.attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))) if mac else b""
+    for kind, value in ((IFLA_MTU, mtu), (IFLA_GROUP, group)):
+        packed += pack.u32(kind, value) if value else b""
+    return packed
 
 
-def _queues() -> list[tuple[str, Any]]:
-    return [("IFLA_NUM_TX_QUEUES", QUEUES), ("IFLA_NUM_RX_QUEUES", QUEUES)]
+def _link_info(kind: str, data: bytes = b"") -> bytes:
+    told = pack.attribute(IFLA_INFO_DATA, data) if data else b""
+    return pack.nested(IFLA_LINKINFO, pack.text(IFLA_INFO_KIND, kind), told)
 
 
-def _link_info(kind: str, data: list[tuple[str, Any]]) -> tuple[str, Any]:
-    attributes: list[tuple[str, Any]] = [("IFLA_INFO_KIND", kind)]
-    if data:
-        attributes.append(("IFLA_INFO_DATA", {"attrs": data}))
-    return "IFLA_LINKINFO", {"attrs": attributes}
+def _pair(peer: bytes) -> bytes:
+    """The veth's peer, a message about a link in itself."""
+    return _link_info("veth", pack.attribute(VETH_INFO_PEER, pack.link(peer)))
+
+
+ONE_QUEUE = pack.u32(IFLA_NUM_TX_QUEUES, QUEUES) + pack.u32(IFLA_NUM_RX_QUEUES, QUEUES)
 
 
 def create_veth(
@@ -200,17 +193,17 @@ def create_veth(
     master: int = 0,
 ) -> Request:
     """A pair: the host end up and in its bridge, the pod's end named and in its namespace."""
-    peer = [("IFLA_IFNAME", pod_name), ("IFLA_NET_NS_FD", pod_fd), *_queues(), *_ethernet(mac, mtu, group)]
-    attributes = [
-        ("IFLA_IFNAME", host_name),
-        *_queues(),
-        *_ethernet("", mtu, 0),
-        *([("IFLA_MASTER", master)] if master else []),
-        _link_info("veth", [("VETH_INFO_PEER", {"attrs": peer})]),
-    ]
+    named = pack.text(IFLA_IFNAME, pod_name) + pack.u32(IFLA_NET_NS_FD, pod_fd)
+    attributes = (
+        pack.text(IFLA_IFNAME, host_name)
+        + ONE_QUEUE
+        + _ethernet("", mtu)
+        + (pack.u32(IFLA_MASTER, master) if master else b"")
+        + _pair(named + ONE_QUEUE + _ethernet(mac, mtu, group))
+    )
     return Request(
         f"create veth {pod_name} with peer {host_name}",
-        _message(attributes=attributes, flags=IFF_UP, change=IFF_UP),
+        pack.link(attributes, flags=IFF_UP, change=IFF_UP),
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO,
         lookup=_look_up(host_name),
@@ -235,27 +228,26 @@ def create_macvlan(
     broadcast_queue_length: int = 0,
 ) -> Request:
     """A macvlan on a link of the node, made in the pod's namespace; down."""
-    data: list[tuple[str, Any]] = [("IFLA_MACVLAN_MODE", mode)]
-    if broadcast_queue_length:
-        data.append(("IFLA_MACVLAN_BC_QUEUE_LEN", broadcast_queue_length))
-    attributes = [
-        ("IFLA_IFNAME", name),
-        ("IFLA_LINK", parent),
-        ("IFLA_NET_NS_FD", pod_fd),
-        *_ethernet(mac, mtu, group),
-        _link_info("macvlan", data),
-    ]
-    message = _message(attributes=attributes)
-    return Request(f"create macvlan {name}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+    length = broadcast_queue_length
+    data = pack.u32(IFLA_MACVLAN_MODE, MODES[mode])
+    data += pack.u32(IFLA_MACVLAN_BC_QUEUE_LEN, length) if length else b""
+    attributes = (
+        pack.text(IFLA_IFNAME, name)
+        + pack.u32(IFLA_LINK, parent)
+        + pack.u32(IFLA_NET_NS_FD, pod_fd)
+        + _ethernet(mac, mtu, group)
+        + _link_info("macvlan", data)
+    )
+    return Request(f"create macvlan {name}", pack.link(attributes), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
 
 
 def create_bridge(name: str, *, mtu: int = 0, is_vlan_filtering: bool = False) -> Request:
     """A bridge, down; one that is there already is left as it is."""
-    data = [("IFLA_BR_VLAN_FILTERING", 1)] if is_vlan_filtering else []
-    attributes = [("IFLA_IFNAME", name), *_ethernet("", mtu, 0), _link_info("bridge", data)]
+    data = pack.u8(IFLA_BR_VLAN_FILTERING, 1) if is_vlan_filtering else b""
+    attributes = pack.text(IFLA_IFNAME, name) + _ethernet("", mtu) + _link_info("bridge", data)
     return Request(
         f"create bridge {name}",
-        _message(attributes=attributes),
+        pack.link(attributes),
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL,
         frozenset((errno.EEXIST,)),
@@ -264,15 +256,15 @@ def create_bridge(name: str, *, mtu: int = 0, is_vlan_filtering: bool = False) -
 
 def create_pair(name: str, peer: str, *, mtu: int = 0, master: int = 0) -> Request:
     """A veth pair with both ends in this namespace; the first one in a bridge, where one is given."""
-    both = _ethernet("", mtu, 0)
-    attributes = [
-        ("IFLA_IFNAME", name),
-        *both,
-        *([("IFLA_MASTER", master)] if master else []),
-        _link_info("veth", [("VETH_INFO_PEER", {"attrs": [("IFLA_IFNAME", peer), *both]})]),
-    ]
-    message = _message(attributes=attributes)
-    return Request(f"create veth {name} with peer {peer}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+    both = _ethernet("", mtu)
+    attributes = (
+        pack.text(IFLA_IFNAME, name)
+        + both
+        + (pack.u32(IFLA_MASTER, master) if master else b"")
+        + _pair(pack.text(IFLA_IFNAME, peer) + both)
+    )
+    action = f"create veth {name} with peer {peer}"
+    return Request(action, pack.link(attributes), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
 
 
 def set_link(
@@ -291,37 +283,33 @@ def set_link(
     wanted = ((is_up, IFF_UP), (is_promiscuous, IFF_PROMISC), (is_allmulti, IFF_ALLMULTI))
     change = sum(flag for value, flag in wanted if value is not None)
     flags = sum(flag for value, flag in wanted if value)
-    attributes: list[tuple[str, Any]] = _ethernet(mac, mtu, 0)
-    if name:
-        attributes.append(("IFLA_IFNAME", name))
-    if tx_queue_length is not None:
-        attributes.append(("IFLA_TXQLEN", tx_queue_length))
-    if master is not None:
-        attributes.append(("IFLA_MASTER", master))
-    message = _message(index, attributes, flags=flags, change=change)
+    attributes = _ethernet(mac, mtu)
+    attributes += pack.text(IFLA_IFNAME, name) if name else b""
+    for kind, value in ((IFLA_TXQLEN, tx_queue_length), (IFLA_MASTER, master)):
+        attributes += pack.u32(kind, value) if value is not None else b""
+    message = pack.link(attributes, index=index, flags=flags, change=change)
     return Request(f"change link {name or index}", message, RTM_NEWLINK)
 
 
 def set_port(index: int, *, is_hairpin: bool | None = None, is_isolated: bool | None = None) -> Request:
     """Change a link as a port of its bridge."""
-    wanted = (("IFLA_BRPORT_MODE", is_hairpin), ("IFLA_BRPORT_ISOLATED", is_isolated))
-    port = [(key, int(value)) for key, value in wanted if value is not None]
-    data = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": port})]
-    message = _message(index, [("IFLA_LINKINFO", {"attrs": data})])
+    wanted = ((IFLA_BRPORT_MODE, is_hairpin), (IFLA_BRPORT_ISOLATED, is_isolated))
+    port = b"".join(pack.u8(kind, value) for kind, value in wanted if value is not None)
+    data = pack.text(IFLA_INFO_SLAVE_KIND, "bridge") + pack.attribute(IFLA_INFO_SLAVE_DATA, port)
+    message = pack.link(pack.attribute(IFLA_LINKINFO, data), index=index)
     return Request(f"change bridge port {index}", message, RTM_NEWLINK)
 
 
 def delete(name: str) -> Request:
     """Delete the link of a name; gone is success."""
-    message = _message(attributes=[("IFLA_IFNAME", name)])
-    return Request(f"delete link {name}", message, RTM_DELLINK, tolerate=frozenset((errno.ENODEV,)))
+    message = pack.link(pack.text(IFLA_IFNAME, name))
+    return Request(f"delete link {name}", message, RTM_DELLINK, tolerate=GONE)
 
 
 def delete_group(group: int) -> Request:
     """Delete every link of a group in one grace period of the kernel; none is success."""
-    message = _message(attributes=[("IFLA_GROUP", group)])
-    gone = frozenset((errno.ENODEV,))
-    return Request(f"delete links of group {group:#x}", message, RTM_DELLINK, tolerate=gone)
+    message = pack.link(pack.u32(IFLA_GROUP, group))
+    return Request(f"delete links of group {group:#x}", message, RTM_DELLINK, tolerate=GONE)
 
 
 def require(socket: Socket, name: str, what: str) -> Link:

@@ -7,8 +7,10 @@ to the codec byte for byte by tests/unit/linux/test_pack.py.
 """
 
 import struct
+from collections.abc import Iterator
 
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+NLA_TYPE_MASK = 0x3FFF
 IFINFOMSG = struct.Struct("=BxHiII")  # struct ifinfomsg, <linux/rtnetlink.h>
 
 
@@ -25,12 +27,17 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 
 def text(kind: int, value: str) -> bytes:
     """A string with its NUL."""
-    return attribute(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode(errors="surrogateescape") + b"\0")
 
 
 def u8(kind: int, value: int) -> bytes:
     """A number of 8 bits."""
     return attribute(kind, bytes((value,)))
+
+
+def u16(kind: int, value: int) -> bytes:
+    """A number of 16 bits, in the machine's order."""
+    return attribute(kind, struct.pack("=H", value))
 
 
 def u32(kind: int, value: int) -> bytes:
@@ -43,3 +50,36 @@ def link(
 ) -> bytes:
     """A message about a link."""
     return IFINFOMSG.pack(family, 0, index, flags, change) + attributes
+
+
+def split(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a message from an offset on: (number, value)."""
+    while offset + ATTRIBUTE.size <= len(data):
+        length, kind = ATTRIBUTE.unpack_from(data, offset)
+        if length < ATTRIBUTE.size:
+            break
+        yield kind & NLA_TYPE_MASK, data[offset + ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """As split(), by their numbers: for messages in which each is there once."""
+    found: dict[int, bytes] = {}
+    end = len(data) - ATTRIBUTE.size
+    while offset <= end:
+        length, kind = ATTRIBUTE.unpack_from(data, offset)
+        if length < ATTRIBUTE.size:
+            break
+        found[kind & NLA_TYPE_MASK] = data[offset + ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def number(value: bytes | None) -> int:
+    """A number of 32 bits; 0 where there is no such attribute."""
+    return int(struct.unpack("=I", value)[0]) if value else 0
+
+
+def string(value: bytes | None) -> str:
+    """A string without its NUL; empty where there is no such attribute."""
+    return (value or b"").rstrip(b"\0").decode(errors="surrogateescape")

@@ -6,15 +6,23 @@ The default route has no RTA_DST in a message; here it is 0.0.0.0/0 or ::/0, as 
 
 import errno
 import socket as sockets
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import Any
 
+from meta_cni.cni.errors import KernelError
 from meta_cni.cni.result import Address, Network
-from meta_cni.linux.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Message, Request, Socket
+from meta_cni.linux import pack
+from meta_cni.linux.netlink import HEADER, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request, Socket
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26  # <linux/rtnetlink.h>
-RT_TABLE_MAIN = 254
+RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg
+RTNEXTHOP = struct.Struct("=HBBi")  # struct rtnexthop
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
+RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 9, 15, 18
+RTAX_MTU, RTAX_ADVMSS = 2, 8
+RT_TABLE_COMPAT, RT_TABLE_MAIN = 252, 254
 RTPROT_BOOT = 3
 RTNH_F_ONLINK = 4
 RTN_UNICAST = 1
@@ -43,44 +51,39 @@ class Route:
     """The gateway is taken as a neighbour, whatever the addresses of the interface say."""
 
 
-def _new() -> Message:
-    from meta_cni.linux.codec import rtmsg  # noqa: PLC0415 - 50 ms to import
-
-    return rtmsg()
-
-
-def _message(route: Route) -> Message:
-    message = _new()
-    message["family"] = FAMILIES[route.destination.version]
-    message["dst_len"] = route.destination.prefixlen
-    message["table"] = route.table if route.table < 256 else 252
-    message["proto"] = route.protocol
-    message["type"] = RTN_UNICAST
-    message["scope"] = _scope(route)
-    message["flags"] = RTNH_F_ONLINK if route.is_on_link else 0
-    attributes: list[tuple[str, Any]] = [("RTA_TABLE", route.table)]
+def _message(route: Route) -> bytes:
+    header = RTMSG.pack(
+        FAMILIES[route.destination.version],
+        route.destination.prefixlen,
+        0,
+        0,
+        route.table if route.table < 256 else RT_TABLE_COMPAT,
+        route.protocol,
+        _scope(route),
+        RTN_UNICAST,
+        RTNH_F_ONLINK if route.is_on_link else 0,
+    )
+    attributes = [pack.u32(RTA_TABLE, route.table)]
     if route.destination.prefixlen:
-        attributes.append(("RTA_DST", str(route.destination.network_address)))
+        attributes.append(pack.attribute(RTA_DST, route.destination.network_address.packed))
     if route.gateway is not None:
         attributes.append(_next_hop(route.destination, route.gateway))
-    if route.interface_index:
-        attributes.append(("RTA_OIF", route.interface_index))
-    if route.priority:
-        attributes.append(("RTA_PRIORITY", route.priority))
+    for kind, value in ((RTA_OIF, route.interface_index), (RTA_PRIORITY, route.priority)):
+        if value:
+            attributes.append(pack.u32(kind, value))
     if route.source is not None:
-        attributes.append(("RTA_PREFSRC", str(route.source)))
-    metrics = (("RTAX_MTU", route.mtu), ("RTAX_ADVMSS", route.advmss))
-    if any(value for _, value in metrics):
-        attributes.append(("RTA_METRICS", {"attrs": [(key, value) for key, value in metrics if value]}))
-    message["attrs"] = attributes
-    return message
+        attributes.append(pack.attribute(RTA_PREFSRC, route.source.packed))
+    metrics = [pack.u32(k, v) for k, v in ((RTAX_MTU, route.mtu), (RTAX_ADVMSS, route.advmss)) if v]
+    if metrics:
+        attributes.append(pack.nested(RTA_METRICS, *metrics))
+    return header + b"".join(attributes)
 
 
-def _next_hop(destination: Network, gateway: Address) -> tuple[str, Any]:
+def _next_hop(destination: Network, gateway: Address) -> bytes:
     """RTA_VIA names its family, RTA_GATEWAY has the destination's."""
     if gateway.version == destination.version:
-        return "RTA_GATEWAY", str(gateway)
-    return "RTA_VIA", {"family": FAMILIES[gateway.version], "addr": str(gateway)}
+        return pack.attribute(RTA_GATEWAY, gateway.packed)
+    return pack.attribute(RTA_VIA, struct.pack("=H", FAMILIES[gateway.version]) + gateway.packed)
 
 
 def _scope(route: Route) -> int:
@@ -108,43 +111,64 @@ def delete(route: Route) -> Request:
 
 
 def dump(socket: Socket, table: int = RT_TABLE_MAIN) -> list[Route]:
-    """The unicast routes of a table, both families."""
+    """The unicast routes of a table, both families; a table that is not there has none."""
     found: list[Route] = []
     for family in FAMILIES.values():
-        message = _new()
-        message["family"] = family
-        for each in socket.dump(message, RTM_GETROUTE, "list routes"):
-            found.extend(route for route in _decode(each) if route.table == table)
+        message = RTMSG.pack(family, *(0,) * 8) + pack.u32(RTA_TABLE, table)
+        try:
+            bodies = socket.dump_undecoded(message, RTM_GETROUTE, "list routes")
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            continue
+        for each in bodies:  # a kernel before 4.20 tells every table
+            found.extend(route for route in _parse(each) if route.table == table)
     return found
 
 
-def _decode(message: Message) -> list[Route]:
-    if message["type"] != RTN_UNICAST:
+def _parse(body: bytes) -> list[Route]:
+    family, prefix_length, _, _, small_table, protocol, scope, kind, flags = RTMSG.unpack_from(
+        body, HEADER.size
+    )
+    if kind != RTN_UNICAST:
         return []
-    anywhere = "0.0.0.0" if message["family"] == sockets.AF_INET else "::"
-    destination = ip_network(f"{message.get_attr('RTA_DST') or anywhere}/{message['dst_len']}")
-    metrics = message.get_attr("RTA_METRICS")
-    source = message.get_attr("RTA_PREFSRC")
-    hops = message.get_attr("RTA_MULTIPATH") or [message]
+    found = pack.attributes(body, HEADER.size + RTMSG.size)
+    destination = found.get(RTA_DST, bytes(4 if family == sockets.AF_INET else 16))
+    metrics = pack.attributes(found.get(RTA_METRICS, b""))
+    source = found.get(RTA_PREFSRC)
     return [
         Route(
-            destination=destination,
+            destination=ip_network((destination, prefix_length)),
             gateway=_gateway(hop),
-            interface_index=hop["oif"] if hop is not message else message.get_attr("RTA_OIF") or 0,
-            table=message.get_attr("RTA_TABLE") or message["table"],
-            priority=message.get_attr("RTA_PRIORITY") or 0,
-            scope=message["scope"],
-            protocol=message["proto"],
-            mtu=(metrics.get_attr("RTAX_MTU") if metrics else 0) or 0,
-            advmss=(metrics.get_attr("RTAX_ADVMSS") if metrics else 0) or 0,
+            interface_index=index,
+            table=pack.number(found.get(RTA_TABLE)) or small_table,
+            priority=pack.number(found.get(RTA_PRIORITY)),
+            scope=scope,
+            protocol=protocol,
+            mtu=pack.number(metrics.get(RTAX_MTU)),
+            advmss=pack.number(metrics.get(RTAX_ADVMSS)),
             source=ip_address(source) if source else None,
-            is_on_link=bool(hop["flags"] & RTNH_F_ONLINK),
+            is_on_link=bool(hop_flags & RTNH_F_ONLINK),
         )
-        for hop in hops
+        for hop_flags, index, hop in _hops(found, flags)
     ]
 
 
-def _gateway(hop: Message) -> Address | None:
-    via = hop.get_attr("RTA_VIA")
-    text = via["addr"] if via else hop.get_attr("RTA_GATEWAY")
-    return ip_address(text) if text else None
+def _hops(found: dict[int, bytes], flags: int) -> Iterator[tuple[int, int, dict[int, bytes]]]:
+    """(flags, interface, attributes) of each next hop."""
+    several = found.get(RTA_MULTIPATH)
+    if several is None:
+        yield flags, pack.number(found.get(RTA_OIF)), found
+        return
+    offset = 0
+    while offset + RTNEXTHOP.size <= len(several):
+        length, hop_flags, _, index = RTNEXTHOP.unpack_from(several, offset)
+        if length < RTNEXTHOP.size:
+            return
+        yield hop_flags, index, pack.attributes(several[: offset + length], offset + RTNEXTHOP.size)
+        offset += (length + 3) & ~3
+
+
+def _gateway(hop: dict[int, bytes]) -> Address | None:
+    value = hop.get(RTA_GATEWAY) or hop.get(RTA_VIA, b"")[2:]
+    return ip_address(value) if value else None

@@ -5,11 +5,14 @@ Paths are written with '/', so that a link's name may contain dots.
 """
 
 import errno
+import os
 from pathlib import Path
 
 from meta_cni.cni.errors import KernelError
 
 ROOT = Path("/proc/sys")
+LONGEST = 1 << 16
+"""Of a value; the longest are lists of ports (net/ipv4/ip_local_reserved_ports)."""
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO)
 """Some parameters take a value and tell none: net/ipv4/route/flush, and stable_secret until it is set."""
 
@@ -17,7 +20,11 @@ UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO)
 def read(path: str) -> str:
     """The value; raises KernelError naming the path."""
     try:
-        return (ROOT / path).read_text().strip()
+        descriptor = os.open(f"{ROOT}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, LONGEST).decode(errors="surrogateescape").strip()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise KernelError(f"read sysctl {path}", error.errno or errno.EIO) from None
 
@@ -31,6 +38,10 @@ def write(path: str, value: str) -> None:
         if error.errno not in UNREADABLE:
             raise
     try:
-        (ROOT / path).write_text(value)
+        descriptor = os.open(f"{ROOT}/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode(errors="surrogateescape"))
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise KernelError(f"write sysctl {path} {value}", error.errno or errno.EIO) from None

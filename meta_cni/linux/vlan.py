@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from meta_cni.linux import pack
-from meta_cni.linux.link import IFLA_AF_SPEC, RTM_DELLINK, RTM_GETLINK, split
+from meta_cni.linux.link import IFLA_AF_SPEC, RTM_DELLINK, RTM_GETLINK
 from meta_cni.linux.netlink import HEADER, Request, Socket
 
 RTM_SETLINK = 19  # <linux/rtnetlink.h>
@@ -62,7 +62,7 @@ def _tagged(vids: Iterable[int]) -> Iterator[bytes]:
 
 
 def _message(port: int, infos: Iterable[bytes]) -> bytes:
-    flags = pack.attribute(IFLA_BRIDGE_FLAGS, struct.pack("=H", BRIDGE_FLAGS_MASTER))
+    flags = pack.u16(IFLA_BRIDGE_FLAGS, BRIDGE_FLAGS_MASTER)
     return pack.link(pack.nested(IFLA_AF_SPEC, flags, *infos), family=AF_BRIDGE, index=port)
 
 
@@ -90,10 +90,10 @@ def dump(socket: Socket) -> dict[int, set[Membership]]:
 
 
 def _memberships(body: bytes) -> Iterator[Membership]:
-    for kind, value in split(body, HEADER.size + pack.IFINFOMSG.size):
+    for kind, value in pack.split(body, HEADER.size + pack.IFINFOMSG.size):
         if kind != IFLA_AF_SPEC:
             continue
-        for inner, info in split(value):
+        for inner, info in pack.split(value):
             if inner == IFLA_BRIDGE_VLAN_INFO:
                 flags, vid = struct.unpack("=HH", info)
                 yield Membership(vid, flags & (PVID | UNTAGGED) == PVID | UNTAGGED)

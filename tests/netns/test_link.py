@@ -197,9 +197,10 @@ def test_a_port_is_hairpin_or_isolated(host: Socket, is_hairpin: bool | None, is
 
     host.request([link.set_port(index, is_hairpin=is_hairpin, is_isolated=is_isolated)])
 
-    port = link.require(host, "port0", "port").port
-    expected = bool(is_hairpin), bool(is_isolated)
-    assert expected == (bool(port["IFLA_BRPORT_MODE"]), bool(port["IFLA_BRPORT_ISOLATED"]))
+    info = decode(ifinfmsg, link.require(host, "port0", "port").message).get_attr("IFLA_LINKINFO")
+    port = info.get_attr("IFLA_INFO_SLAVE_DATA")
+    actual = bool(port.get_attr("IFLA_BRPORT_MODE")), bool(port.get_attr("IFLA_BRPORT_ISOLATED"))
+    assert (bool(is_hairpin), bool(is_isolated)) == actual
 
 
 def test_a_kind_no_kernel_has_skips_by_its_name(needs_kind: Callable[[str], None]):
@@ -220,6 +221,8 @@ def by_codec(body: bytes) -> dict[str, object]:
     names |= {"alias": "IFALIAS", "operstate": "OPERSTATE"}
     found = {key: message.get_attr(f"IFLA_{name}") for key, name in names.items()}
     found["kind"] = info.get_attr("IFLA_INFO_KIND") if info else None
+    port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info else None
+    found["port_state"] = port.get_attr("IFLA_BRPORT_STATE") if port else None
     found |= {"index": message["index"], "is_up": message["flags"] & 1 or None}
     return {key: value or None for key, value in found.items()}
 

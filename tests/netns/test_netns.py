@@ -149,6 +149,16 @@ def test_a_namespace_that_cannot_have_its_path_leaves_nothing(tmp_path: Path):
     assert ["file"] == os.listdir(tmp_path)
 
 
+def test_a_namespace_that_cannot_be_finished_leaves_no_file(mocker):
+    """A failed create() leaves nothing to be removed."""
+    mocker.patch("meta_cni.linux.netns._bring_loopback_up", side_effect=ZeroDivisionError)
+
+    with pytest.raises(ZeroDivisionError):
+        netns.create("/run/netns/failing")
+
+    assert not Path("/run/netns/failing").exists()
+
+
 def test_removing_is_repeatable():
     """Whoever cleans up after a crash does not know how far it had come."""
     netns.create("/run/netns/twice")

@@ -145,3 +145,13 @@ def test_local_and_broadcast_routes_are_not_told(pod: PodNetns, index: int):
 
     assert {"10.0.0.0/24", "fd00::/64", "fe80::/64"} >= set(told)
     assert "10.0.0.0/24" in told
+
+
+def test_a_table_that_is_not_there_has_no_routes(pod: PodNetns, index: int):
+    """The kernel makes tables when they are first used, and refuses to list others."""
+    assert [] == route.dump(pod.socket, 4711)
+
+    pod.socket.request([route.add(Route(ip_network("10.9.0.0/16"), interface_index=index, table=4711))])
+
+    assert ["10.9.0.0/16"] == [str(each.destination) for each in route.dump(pod.socket, 4711)]
+    assert [] == [each for each in route.dump(pod.socket) if str(each.destination) == "10.9.0.0/16"]

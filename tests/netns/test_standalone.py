@@ -12,7 +12,9 @@ import pytest
 
 from meta_cni import standalone
 from meta_cni.linux import address, link, route
-from meta_cni.linux.netlink import Socket
+from meta_cni.linux.codec import ifinfmsg
+from meta_cni.linux.link import Link
+from meta_cni.linux.netlink import Socket, decode
 from tests.netns.conftest import PodNetns, ranges
 
 Call = Callable[[str, dict[str, Any]], tuple[dict[str, Any], int]]
@@ -60,6 +62,12 @@ def normal(value: Any) -> Any:
     return json.loads(re.sub(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", "MAC", text))
 
 
+def is_hairpin(port: Link) -> bool:
+    """IFLA_BRPORT_MODE."""
+    info = decode(ifinfmsg, port.message).get_attr("IFLA_LINKINFO")
+    return bool(info.get_attr("IFLA_INFO_SLAVE_DATA").get_attr("IFLA_BRPORT_MODE"))
+
+
 def kernel(pod: PodNetns, host: Socket) -> dict[str, Any]:
     """What is in the kernel on both sides."""
     inside = link.require(pod.socket, "eth0", "link")
@@ -80,11 +88,7 @@ def kernel(pod: PodNetns, host: Socket) -> dict[str, Any]:
             for found in address.dump(host, each.index)
             if not found.address.ip.is_link_local
         },
-        "ports": [
-            (each.port.get("IFLA_BRPORT_MODE"), each.port.get("IFLA_BRPORT_STATE"))
-            for each in link.dump(host)
-            if each.master
-        ],
+        "ports": [(is_hairpin(each), each.port_state) for each in link.dump(host) if each.master],
     }
 
 

@@ -30,6 +30,17 @@ def test_the_name_of_a_link_may_have_dots(pod: PodNetns):
     assert "0" == netns.run_in(pod.fd, lambda: sysctl.read(path))
 
 
+def test_a_value_that_is_there_already_is_not_written(mocker):
+    """In a container /proc/sys is often read-only, and right as it is."""
+    value = sysctl.read("net/ipv4/ip_forward")
+    mocker.patch("meta_cni.linux.sysctl.os.write", side_effect=OSError(errno.EROFS, ""))
+
+    sysctl.write("net/ipv4/ip_forward", value)
+
+    with pytest.raises(KernelError, match="Read-only file system"):
+        sysctl.write("net/ipv4/ip_forward", "1" if value == "0" else "0")
+
+
 @pytest.mark.parametrize(
     ("call", "text", "number"),
     [

@@ -10,6 +10,7 @@ import pytest
 
 from meta_cni.cni.errors import KernelError
 from meta_cni.linux import link, netlink
+from meta_cni.linux.codec import ifinfmsg
 from meta_cni.linux.netlink import (
     HEADER,
     NLM_F_ACK,
@@ -207,23 +208,32 @@ def test_a_dump_that_fails_at_its_end_is_told(played: Callable[[Answer], Socket]
         link.dump(socket)
 
 
+def test_a_silent_kernel_is_given_up_on(played: Callable[[Answer], Socket]):
+    """A request has a time limit."""
+    socket = played(lambda header, _: [])
+
+    with pytest.raises(KernelError, match="look up link lo: Connection timed out"):
+        link.find(socket, "lo")
+
+
 def test_an_attribute_that_the_codec_does_not_know_is_refused():
     """It would be left out without a word: a key that is accepted and does nothing."""
-    unknown = link.create_bridge("br0")
-    unknown.message["attrs"].append(("IFLA_NONSENSE", 1))
+    unknown = ifinfmsg()
+    unknown["attrs"] = [("IFLA_IFNAME", "br0"), ("IFLA_NONSENSE", 1)]
 
     with pytest.raises(ValueError, match="encode ifinfmsg: unknown attribute IFLA_NONSENSE"):
-        netlink.encode(unknown.message, unknown.type, unknown.flags, 1)
+        netlink.encode(unknown, link.RTM_NEWLINK, 0, 1)
 
 
 def test_a_nested_attribute_that_the_codec_does_not_know_is_refused():
     """Most of what a kind of link can do is nested twice."""
-    unknown = link.create_macvlan("net1", 2, "bridge", pod_fd=3)
-    nested = unknown.message["attrs"][-1][1]["attrs"][-1][1]["attrs"]
-    nested.append(("IFLA_MACVLAN_NONSENSE", 1))
+    unknown = ifinfmsg()
+    data = {"attrs": [("IFLA_MACVLAN_MODE", "bridge"), ("IFLA_MACVLAN_NONSENSE", 1)]}
+    info = {"attrs": [("IFLA_INFO_KIND", "macvlan"), ("IFLA_INFO_DATA", data)]}
+    unknown["attrs"] = [("IFLA_LINKINFO", info)]
 
     with pytest.raises(ValueError, match="IFLA_MACVLAN_NONSENSE"):
-        netlink.encode(unknown.message, unknown.type, unknown.flags, 1)
+        netlink.encode(unknown, link.RTM_NEWLINK, 0, 1)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", bytes(16), HEADER.pack(4, 2, 0, 1, 0) + bytes(20)])
