@@ -331,7 +331,7 @@ class Bridge:
     def delete(self) -> None:
         """Delete the pair, then give the addresses back; the bridge stays."""
         with suppress(NetnsGone):
-            self.attachment.namespaces.pod.request([link.delete(self.attachment.interface)])
+            link.remove(self.attachment.namespaces.pod, self.attachment.interface)
         self.attachment.addresses.release()
 
     @classmethod

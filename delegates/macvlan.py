@@ -120,7 +120,7 @@ class Macvlan:
     def delete(self) -> None:
         """Delete the link, then give the addresses back; the master is not needed."""
         with suppress(NetnsGone):
-            self.attachment.namespaces.pod.request([link.delete(self.attachment.interface)])
+            link.remove(self.attachment.namespaces.pod, self.attachment.interface)
         self.attachment.addresses.release()
 
     @classmethod

@@ -316,7 +316,7 @@ def salvage(
     with Namespaces(netns_path) as namespaces, suppress(CNIError):
         ours = [each for each in link.dump(namespaces.pod) if each.group & 0xFF000000 == GROUP_BASE]
         for each in ours:
-            namespaces.pod.request([link.delete(each.name)])
+            link.remove(namespaces.pod, each.name)
             removed.append(f"link {each.name}")
     for directory in _data_directories(settings):
         try:

@@ -184,7 +184,7 @@ def undo(
 def _delete_group(group: int, namespaces: Namespaces) -> list[CNIError]:
     try:
         if not namespaces.is_gone:
-            namespaces.pod.request([link.delete_group(group)])
+            link.remove_group(namespaces.pod, group)
     except NetnsGone:
         return []
     except CNIError as error:

@@ -312,6 +312,20 @@ def delete_group(group: int) -> Request:
     return Request(f"delete links of group {group:#x}", message, RTM_DELLINK, tolerate=GONE)
 
 
+def remove(socket: Socket, name: str) -> None:
+    """Delete the link of a name, until it is announced to be gone; gone is success."""
+    found = find(socket, name)
+    if found is not None:
+        socket.delete_links(delete(name), (found.index,))
+
+
+def remove_group(socket: Socket, group: int) -> None:
+    """Delete every link of a group, until all are announced to be gone; none is success."""
+    indexes = [each.index for each in dump(socket) if each.group == group]
+    if indexes:
+        socket.delete_links(delete_group(group), indexes)
+
+
 def require(socket: Socket, name: str, what: str) -> Link:
     """The link of a name; raises KernelError naming what it is for when there is none."""
     found = find(socket, name)

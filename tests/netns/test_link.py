@@ -121,6 +121,36 @@ def test_every_link_of_a_group_goes_with_one_message(pod: PodNetns):
     assert ["other"] == pod.links()
 
 
+def test_what_is_announced_to_be_gone_can_be_made_again_at_once(host: Socket, pod: PodNetns):
+    """Names are free, both ends out of sight, the socket is usable while the kernel still cleans up."""
+    for _ in range(3):
+        host.request([link.create_veth("veth0", "net1", pod.fd, group=GROUP)])
+
+        link.remove(pod.socket, "net1")
+
+        assert (None, None) == (link.find(pod.socket, "net1"), link.find(host, "veth0"))
+    link.remove(pod.socket, "net1")
+
+
+def test_a_group_is_gone_when_its_last_link_is(host: Socket, pod: PodNetns):
+    """Eight links in the time of one; those of other groups stay."""
+    for n in range(8):
+        host.request([link.create_veth(f"veth{n}", f"net{n}", pod.fd, group=GROUP)])
+    host.request([link.create_veth("other0", "other", pod.fd, group=GROUP + 1)])
+
+    link.remove_group(pod.socket, GROUP)
+
+    assert ["other"] == pod.links()
+    assert [] == [each.name for each in link.dump(host) if each.name.startswith("veth")]
+    link.remove_group(pod.socket, GROUP)
+
+
+def test_a_deletion_that_the_kernel_refuses_is_told(host: Socket, pod: PodNetns):
+    """The loopback cannot be deleted; that is said at once."""
+    with pytest.raises(KernelError, match="delete link lo: Operation not supported"):
+        link.remove(pod.socket, "lo")
+
+
 def test_a_group_without_links_is_no_error(pod: PodNetns):
     """A DEL is repeatable."""
     (reply,) = pod.socket.request([link.delete_group(GROUP)])

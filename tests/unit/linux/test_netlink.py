@@ -54,6 +54,14 @@ def told(name: str, index: int, peer: int, sequence: int, flags: int = 0) -> byt
     return message(link.RTM_NEWLINK, flags, sequence, body)
 
 
+def received(kernel: sockets.socket) -> bytes:
+    """The next datagram; none any more when the other end was closed with answers unread."""
+    try:
+        return kernel.recv(1 << 16)
+    except ConnectionResetError:
+        return b""
+
+
 @pytest.fixture
 def played() -> Iterator[Callable[[Answer], Socket]]:
     """A socket whose kernel is a function."""
@@ -66,7 +74,7 @@ def played() -> Iterator[Callable[[Answer], Socket]]:
 
         def serve() -> None:
             with kernel:
-                while data := kernel.recv(1 << 16):
+                while data := received(kernel):
                     for header, body in netlink.split(data):
                         for datagram in answer(header, body):
                             kernel.send(datagram)
@@ -214,6 +222,94 @@ def test_a_silent_kernel_is_given_up_on(played: Callable[[Answer], Socket]):
 
     with pytest.raises(KernelError, match="look up link lo: Connection timed out"):
         link.find(socket, "lo")
+
+
+def gone(index: int, family: int = 0) -> bytes:
+    """The announcement that a link is deleted."""
+    return message(link.RTM_DELLINK, 0, 0, struct.pack("=BxHiII", family, 1, index, 0, 0))
+
+
+@pytest.fixture
+def hears(mocker) -> list[int]:
+    """Memberships that were begun (1) and ended (2); only a netlink socket has them."""
+    found: list[int] = []
+    mocker.patch.object(Socket, "_set", lambda _, membership: found.append(membership))
+    return found
+
+
+def test_a_deletion_is_over_when_all_links_are_announced_gone(
+    played: Callable[[Answer], Socket], hears: list[int]
+):
+    """The acknowledgement comes 20 ms later, and finds nobody waiting."""
+    acknowledged = threading.Event()
+
+    def answer(header: Header, body: bytes) -> list[bytes]:
+        if header[1] == link.RTM_GETLINK:
+            acknowledged.set()
+            return [acknowledgement(datagram[0]), told("lo", 1, 0, header[3]), acknowledgement(body)]
+        datagram.append(body)
+        return [gone(9), gone(7, family=7), gone(8), gone(7)]
+
+    datagram: list[bytes] = []
+    socket = played(answer)
+
+    socket.delete_links(link.delete_group(5), (7, 8))
+
+    assert [1, 2] == hears
+    assert not acknowledged.is_set()
+    found = link.find(socket, "lo")
+    assert found is not None
+    assert "lo" == found.name
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_deletion_that_is_refused_is_told(
+    played: Callable[[Answer], Socket], hears: list[int], number: int
+):
+    """No announcement will come."""
+    socket = played(lambda _, body: [acknowledgement(body, number, "no way")])
+
+    with pytest.raises(KernelError, match=r"delete link net1: .*no way"):
+        socket.delete_links(link.delete("net1"), (7,))
+
+    assert [1, 2] == hears
+
+
+@pytest.mark.parametrize("number", [0, errno.ENODEV])
+def test_an_acknowledgement_ends_the_waiting(
+    played: Callable[[Answer], Socket], hears: list[int], number: int
+):
+    """Somebody else deleted it, or a link of another namespace has moved: it is gone in any case."""
+    socket = played(lambda _, body: [acknowledgement(body, number)])
+
+    socket.delete_links(link.delete("net1"), (7,))
+
+    assert [1, 2] == hears
+
+
+def test_a_deletion_without_announcement_or_answer_is_given_up(
+    played: Callable[[Answer], Socket], hears: list[int]
+):
+    """A DEL must not hang; it is tried again."""
+    socket = played(lambda *_: [])
+
+    with pytest.raises(KernelError, match="delete link net1: Connection timed out"):
+        socket.delete_links(link.delete("net1"), (7,))
+
+    assert [1, 2] == hears
+
+
+def test_a_deletion_needs_no_thread_where_there_is_none(
+    played: Callable[[Answer], Socket], hears: list[int], mocker
+):
+    """It takes the grace period then."""
+    socket = played(lambda _, body: [gone(7), acknowledgement(body)])
+    thread = mocker.patch("meta_cni.linux.netlink.Thread")
+    thread.return_value.start.side_effect = RuntimeError("can't start new thread")
+
+    socket.delete_links(link.delete("net1"), (7,))
+
+    assert [1, 2] == hears
 
 
 def test_an_attribute_that_the_codec_does_not_know_is_refused():
