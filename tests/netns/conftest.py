@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,19 @@ def pod() -> Iterator[PodNetns]:
     made = PodNetns("pod")
     yield made
     made.close()
+
+
+@pytest.fixture
+def pods() -> Iterator[Callable[[str], PodNetns]]:
+    """More pods' namespaces, by their names."""
+    with ExitStack() as stack:
+
+        def make(name: str) -> PodNetns:
+            made = PodNetns(name)
+            stack.callback(made.close)
+            return made
+
+        yield make
 
 
 def ranges(subnet: int) -> list[list[dict[str, str]]]:

@@ -1,9 +1,7 @@
 """VLANs of the built-in bridge: who hears whom, and what is refused."""
 
 import errno
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,22 +13,9 @@ from meta_cni.linux.netlink import Request, Socket
 from meta_cni.linux.vlan import Membership
 from tests.netns.chain import ours
 from tests.netns.conftest import PodNetns
-from tests.netns.traffic import SILENCE_S, Wire, is_reached, is_refused
+from tests.netns.traffic import SILENCE_S, Wire, is_reached, is_refused, own_namespace
 
 Pods = Callable[[str], PodNetns]
-
-
-@pytest.fixture
-def pods() -> Iterator[Pods]:
-    """Namespaces by their names."""
-    with ExitStack() as stack:
-
-        def make(name: str) -> PodNetns:
-            made = PodNetns(name)
-            stack.callback(made.close)
-            return made
-
-        yield make
 
 
 @pytest.fixture
@@ -165,7 +150,7 @@ def test_a_bridge_that_does_not_filter_vlans_is_refused(pod: PodNetns, host: Soc
 def test_the_gateway_of_a_vlan_is_a_link_of_its_own_that_all_its_pods_share(pods: Pods, host: Socket):
     """The bridge itself is in no VLAN of a pod, so its address could not be reached."""
     first, second, other = (pods(name) for name in ("p1", "p2", "p3"))
-    node = netns_of_the_node()
+    node = own_namespace()
     answer = add(first, vlan=100, isGateway=True, ipam=static("10.1.0.2/24"))
     again = add(second, vlan=100, isGateway=True, ipam=static("10.1.0.3/24"))
     add(other, vlan=200, ipam=static("10.1.0.4/24"))
@@ -178,11 +163,6 @@ def test_the_gateway_of_a_vlan_is_a_link_of_its_own_that_all_its_pods_share(pods
     assert is_refused(other.fd, node, "10.1.0.1")
 
 
-def netns_of_the_node() -> int:
-    """A descriptor that lives as long as the test process."""
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-
 @pytest.mark.usefixtures("filtering")
 def test_half_of_a_gateway_is_completed(pod: PodNetns, host: Socket):
     """An ADD that was killed between two messages must not leave a VLAN without gateway for ever."""
@@ -192,7 +172,7 @@ def test_half_of_a_gateway_is_completed(pod: PodNetns, host: Socket):
 
     add(pod, vlan=100, isGateway=True, ipam=static("10.1.0.2/24"))
 
-    assert is_reached(pod.fd, netns_of_the_node(), "10.1.0.1")
+    assert is_reached(pod.fd, own_namespace(), "10.1.0.1")
     assert {Membership(100, True)} == vlan.dump(host)[link.require(host, "veth0", "port").index]
 
 

@@ -1,5 +1,6 @@
 """Packets between namespaces of a test: did they arrive, and as what."""
 
+import os
 import select
 import socket as sockets
 import struct
@@ -18,6 +19,11 @@ TEST_PROTOCOL = 0x88B5  # for local experiments, IEEE 802
 PACKET_AUXDATA = 8  # <linux/if_packet.h>
 TP_STATUS_VLAN_VALID = 0x10
 SOL_PACKET = 263
+
+
+def own_namespace() -> int:
+    """A descriptor of the node's namespace, that of the calling thread; it lives as long as the process."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def source_seen(sender: int, receiver: int, address: str, *, wait_s: float = WAIT_S, bind: str = "") -> str:
@@ -76,11 +82,18 @@ class Wire:
     def __exit__(self, *_: object) -> None:
         self.raw.close()
 
-    def send(self, payload: bytes, vlan: int = 0, *, source: str = "02:00:00:00:00:99") -> None:
-        """Broadcast one frame, tagged where a VLAN is given."""
+    def send(
+        self,
+        payload: bytes,
+        vlan: int = 0,
+        *,
+        source: str = "02:00:00:00:00:99",
+        destination: str = "ff:ff:ff:ff:ff:ff",
+    ) -> None:
+        """Send one frame, to all unless it is said to whom, tagged where a VLAN is given."""
+        addresses = bytes.fromhex((destination + source).replace(":", ""))
         tag = struct.pack("!HH", ETH_P_8021Q, vlan) if vlan else b""
-        header = b"\xff" * 6 + bytes.fromhex(source.replace(":", "")) + tag + struct.pack("!H", TEST_PROTOCOL)
-        self.raw.send(header + payload.ljust(46, b"\0"))
+        self.raw.send(addresses + tag + struct.pack("!H", TEST_PROTOCOL) + payload.ljust(46, b"\0"))
 
     def receive(self, payload: bytes, *, wait_s: float = WAIT_S) -> int | None:
         """The VLAN that a frame with this payload came with, 0 for untagged; None when none comes."""

@@ -1,0 +1,140 @@
+"""What a mode is for, is what arrives: bridge ports and macvlan modes with real packets."""
+
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meta_cni.linux import link, netns
+from meta_cni.linux.netlink import Socket
+from tests.netns.chain import ours
+from tests.netns.conftest import PodNetns
+from tests.netns.traffic import SILENCE_S, Wire, is_reached, is_refused, own_namespace
+
+Pods = Callable[[str], PodNetns]
+NOBODY = "02:00:00:00:00:77"
+
+
+def add(plugin_type: str, pod: PodNetns, address: str = "", **keys: Any) -> None:
+    """Attach a pod as eth0."""
+    config = {"cniVersion": "1.1.0", "name": "net", "type": plugin_type, **keys}
+    if address:
+        config["ipam"] = {"type": "static", "addresses": [{"address": address, "gateway": "10.1.0.254"}]}
+    answer, code = ours(plugin_type, pod)("ADD", config)
+    assert code == 0, answer
+
+
+def test_isolated_ports_reach_the_gateway_and_other_ports_but_not_each_other(pods: Pods, host: Socket):
+    """portIsolation: pods of one network that must not talk to each other."""
+    one, two, other = (pods(name) for name in ("one", "two", "other"))
+    add("bridge", one, "10.1.0.1/24", bridge="br0", isGateway=True, portIsolation=True)
+    add("bridge", two, "10.1.0.2/24", bridge="br0", isGateway=True, portIsolation=True)
+    add("bridge", other, "10.1.0.3/24", bridge="br0", isGateway=True)
+
+    assert is_refused(one.fd, two.fd, "10.1.0.2")
+    assert is_reached(one.fd, own_namespace(), "10.1.0.254")
+    assert is_reached(one.fd, other.fd, "10.1.0.3")
+    assert is_reached(other.fd, two.fd, "10.1.0.2")
+
+
+@pytest.mark.parametrize("is_hairpin", [True, False])
+def test_a_hairpin_port_hears_itself(pod: PodNetns, host: Socket, is_hairpin: bool):
+    """hairpinMode: a pod that reaches itself by the address of a service."""
+    add("bridge", pod, bridge="br0", hairpinMode=is_hairpin)
+
+    with Wire(pod.fd, "eth0") as wire:
+        wire.send(b"an echo?")
+        heard = wire.receive(b"an echo?", wait_s=SILENCE_S)
+
+    assert is_hairpin == (heard is not None)
+
+
+@pytest.mark.parametrize("is_promiscuous", [True, False])
+def test_a_promiscuous_bridge_hears_what_is_for_others(pod: PodNetns, host: Socket, is_promiscuous: bool):
+    """promiscMode: the node sees what pods say to anybody."""
+    add("bridge", pod, bridge="br0", promiscMode=is_promiscuous)
+
+    with Wire(pod.fd, "eth0") as inside, Wire(own_namespace(), "br0") as bridge:
+        inside.send(b"not for you", destination=NOBODY)
+        heard = bridge.receive(b"not for you", wait_s=SILENCE_S)
+
+    assert is_promiscuous == (heard is not None)
+
+
+def test_a_pod_end_that_was_left_down_works_when_it_is_brought_up(pods: Pods, host: Socket):
+    """disableContainerInterface: for one who brings it up himself."""
+    down, up = pods("down"), pods("up")
+    add("bridge", down, bridge="br0", disableContainerInterface=True)
+    add("bridge", up, bridge="br0")
+
+    before = link.require(down.socket, "eth0", "link")
+    down.socket.request([link.set_link(before.index, is_up=True)])
+
+    assert (False, True) == (before.is_up, link.require(up.socket, "eth0", "link").is_up)
+    with Wire(down.fd, "eth0") as woken, Wire(up.fd, "eth0") as speaker:
+        speaker.send(b"anybody now?")
+        assert 0 == woken.receive(b"anybody now?")
+
+
+@pytest.fixture
+def wired(host: Socket) -> None:
+    """A master whose cable ends in a switch that sends back what comes from there (reflective relay)."""
+    host.request([link.create_pair("up0", "sw0"), link.create_bridge("switch")])
+    switch, cable = (link.require(host, name, "link") for name in ("switch", "sw0"))
+    changes = [link.set_link(cable.index, master=switch.index), link.set_port(cable.index, is_hairpin=True)]
+    host.request(changes)
+    for name in ("up0", "sw0", "switch"):
+        host.request([link.set_link(link.require(host, name, "link").index, is_up=True)])
+
+
+MODES = [
+    # mode, with the switch that reflects, with one that does not
+    ("bridge", True, True),
+    ("vepa", True, False),
+    ("private", False, False),
+]
+
+
+@pytest.mark.usefixtures("wired")
+@pytest.mark.parametrize(("mode", "by_reflection", "directly"), MODES)
+def test_who_reaches_whom_on_one_master(
+    pods: Pods, host: Socket, mode: str, by_reflection: bool, directly: bool
+):
+    """bridge switches on the node, vepa by the switch outside, private not at all (macvlan.c)."""
+    one, two = pods("one"), pods("two")
+    add("macvlan", one, "10.1.0.1/24", master="up0", mode=mode)
+    add("macvlan", two, "10.1.0.2/24", master="up0", mode=mode)
+
+    assert by_reflection == (not is_refused(one.fd, two.fd, "10.1.0.2"))
+    host.request([link.set_port(link.require(host, "sw0", "link").index, is_hairpin=False)])
+    for each, other in ((one, "10.1.0.2"), (two, "10.1.0.1")):
+        forget_neighbour(each, other)
+    assert directly == (not is_refused(one.fd, two.fd, "10.1.0.2"))
+
+
+def forget_neighbour(pod: PodNetns, address: str) -> None:
+    """What was learned while the switch reflected."""
+    command = ["ip", "neigh", "flush", "to", address]
+    netns.run_in(pod.fd, lambda: subprocess.run(command, check=True, capture_output=True))
+
+
+@pytest.mark.usefixtures("wired")
+@pytest.mark.parametrize("mode", ["bridge", "vepa", "private", "passthru"])
+def test_every_mode_reaches_the_outside_and_none_the_node_by_its_master(pods: Pods, host: Socket, mode: str):
+    """The most frequent question of users: a node does not reach its own pods by their master."""
+    pod = pods("pod0")
+    add("macvlan", pod, "10.1.0.1/24", master="up0", mode=mode)
+
+    with Wire(pod.fd, "eth0") as inside, Wire(own_namespace(), "switch") as outside:
+        inside.send(b"to the outside", source=link.require(pod.socket, "eth0", "link").mac)
+        outside.send(b"to the inside", source=NOBODY)
+
+        assert 0 == outside.receive(b"to the outside")
+        assert 0 == inside.receive(b"to the inside")
+    host.request([link.set_port(link.require(host, "sw0", "link").index, is_hairpin=False)])
+    if mode != "passthru":  # which takes all that comes to the master
+        with Wire(own_namespace(), "up0") as master, Wire(pod.fd, "eth0") as inside:
+            mac = link.require(pod.socket, "eth0", "link").mac
+            master.send(b"from the node", destination=mac)
+            assert inside.receive(b"from the node", wait_s=SILENCE_S) is None
