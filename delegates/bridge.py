@@ -9,13 +9,12 @@ does not filter them are refused instead of being without effect.
 
 import errno
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from meta_cni.cni.config import PluginConfig, Section
-from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NetnsGone
+from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError
 from meta_cni.cni.result import Interface, InterfaceAddress, IPConfig, Result, Route
-from meta_cni.delegate import Attachment, Valid, requested_mac, unimplemented
+from meta_cni.delegate import Attachment, Valid, detach, requested_mac, unimplemented
 from meta_cni.linux import address, configure, link, sysctl, vlan
 from meta_cni.linux.address import interface_address
 from meta_cni.linux.link import Link
@@ -330,9 +329,7 @@ class Bridge:
 
     def delete(self) -> None:
         """Delete the pair, then give the addresses back; the bridge stays."""
-        with suppress(NetnsGone):
-            link.remove(self.attachment.namespaces.pod, self.attachment.interface)
-        self.attachment.addresses.release()
+        detach(self.attachment)
 
     @classmethod
     def status(cls, config: PluginConfig) -> None:

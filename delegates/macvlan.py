@@ -6,13 +6,12 @@ IPAM is kept, and IPv6 addresses work at once instead of after duplicate address
 """
 
 import errno
-from contextlib import suppress
 from dataclasses import replace
 
 from meta_cni.cni.config import PluginConfig
-from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NetnsGone, NotAvailable
+from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable
 from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import Attachment, Valid, requested_mac, unimplemented
+from meta_cni.delegate import Attachment, Valid, detach, requested_mac, unimplemented
 from meta_cni.linux import configure, link, route
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Socket
@@ -119,9 +118,7 @@ class Macvlan:
 
     def delete(self) -> None:
         """Delete the link, then give the addresses back; the master is not needed."""
-        with suppress(NetnsGone):
-            link.remove(self.attachment.namespaces.pod, self.attachment.interface)
-        self.attachment.addresses.release()
+        detach(self.attachment)
 
     @classmethod
     def status(cls, config: PluginConfig) -> None:

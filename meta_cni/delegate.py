@@ -8,13 +8,15 @@ which other delegates there are.
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
 from meta_cni.cni.config import PluginConfig
-from meta_cni.cni.errors import BadConfig
+from meta_cni.cni.errors import BadConfig, NetnsGone
 from meta_cni.cni.result import Result
+from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
 
 Valid = frozenset[tuple[str, str]]
@@ -60,6 +62,13 @@ class Attachment:
     device: str = ""
     """A PCI or auxiliary-bus address, where one was handed to this attachment."""
     deadline_s: float = 60.0
+
+
+def detach(attachment: Attachment) -> None:
+    """Delete the pod's link, gone or not, then give its addresses back: most delegates' whole delete()."""
+    with suppress(NetnsGone):
+        link.remove(attachment.namespaces.pod, attachment.interface)
+    attachment.addresses.release()
 
 
 class Delegate(Protocol):

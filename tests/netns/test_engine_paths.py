@@ -251,7 +251,7 @@ def test_bug_in_a_delegates_undo_does_not_keep_the_others(node: Node, mocker):
     node.nad("one", node.bridge("", 11))
     node.annotate("one")
     node.add()
-    mocker.patch("delegates.bridge.link.remove", side_effect=[ZeroDivisionError("oops"), None])
+    mocker.patch("delegates.bridge.detach", side_effect=[ZeroDivisionError("oops"), None])
 
     error = node.fail("DEL")
 
