@@ -289,7 +289,8 @@ class Bridge:
         """Bridge and port as they are when the bridge forwards for the port; normally it does at once."""
         batch = [link.look_up_index(each) for each in indexes]
         for delay_s in PORT_UP_DELAYS_S:
-            time.sleep(delay_s)
+            if delay_s:
+                time.sleep(delay_s)
             bridge, port = (link.found_in(each) for each in self.attachment.namespaces.host.request(batch))
             if self.is_pod_down or port.port_state == FORWARDING:
                 return bridge, port

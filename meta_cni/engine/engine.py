@@ -82,6 +82,7 @@ class Engine:
             entry = self._entry_for(request)
             pod = self._pod(request)
             plan = self.plan(request, pod, runtime_config, previous)
+            _log(request, plan)
             path = self._path(request)
             records = execute.records_of(plan, self.settings.name, path, namespaces.identity)
             prepared = execute.prepare(plan, records, self.world.construct, namespaces)
@@ -395,6 +396,18 @@ class Pod:
     def reference(self) -> str:
         """namespace/name; empty when the runtime named no pod."""
         return f"{self.namespace}/{self.name}" if self.name else ""
+
+
+def _log(request: Request, plan: Plan) -> None:
+    """A line for each plugin: what runs it, and why."""
+    for step in plan.steps:
+        for each in step.executions:
+            how = "built in" if each.is_builtin else each.binary
+            LOG.info(
+                "%s %s %s: network %s: %s: %s: %s",
+                *(request.command, request.container_id, step.interface, step.network),
+                *(each.plugin.type, how, each.reason),
+            )
 
 
 def pod_of(document: Mapping[str, object]) -> Pod:

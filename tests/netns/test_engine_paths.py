@@ -273,6 +273,24 @@ def test_group_deletion_that_fails_is_told_and_the_links_go_one_by_one(node: Nod
     assert (100, []) == (error["code"], node.pod.links())
 
 
+def test_the_log_says_what_runs_each_plugin_and_why(node: Node, tmp_path: Path):
+    """An operator must see why a binary still runs."""
+    log = tmp_path / "meta-cni.log"
+    node.script("mine", 'echo "{}"')
+    node.nad("one", {"cniVersion": "1.1.0", "type": "mine"})
+    node.nad("two", node.bridge("", 12))
+    node.settings = {"logFile": str(log), "logLevel": "verbose"}
+    node.annotate("one,two")
+
+    node.add()
+
+    text = log.read_text()
+    assert (
+        f"ADD sandbox net1: network telco/one: mine: {tmp_path}/bin/mine: type mine is not built in" in text
+    )
+    assert "ADD sandbox net2: network telco/two: bridge: built in: every key is built in" in text
+
+
 def test_gc_goes_on_after_an_error_and_tells_it(node: Node):
     """As much as can be is cleaned; damaged entries are reported."""
     node.script("gc", 'echo "{}"; [ $CNI_COMMAND = GC ] && exit 1; exit 0')
