@@ -23,7 +23,7 @@ from meta_cni.cni.config import PluginConfig, RawObject, Section, decode
 from meta_cni.cni.errors import BadConfig, CheckFailed, CNIError, IOFailure, KernelError, NotAvailable
 from meta_cni.cni.result import Result
 from meta_cni.delegate import Attachment, Valid, unimplemented
-from meta_cni.linux import configure, link, netns, sysctl
+from meta_cni.linux import configure, link, sysctl
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Request
 
@@ -95,10 +95,10 @@ class Tuning:
         found = link.require(namespaces.pod, self.attachment.interface, "link")
         before: list[tuple[str, str]] = []
         try:
-            netns.run_in(namespaces.pod_fd, lambda: self._write_sysctls(before))
+            namespaces.run(lambda: self._write_sysctls(before))
             self._change(found)
         except CNIError:
-            netns.run_in(namespaces.pod_fd, lambda: _put_back(before))
+            namespaces.run(lambda: _put_back(before))
             raise
         return self._told(previous)
 
@@ -155,7 +155,7 @@ class Tuning:
     def check(self, previous: Result) -> None:
         """Everything that was asked for is still so; raises CheckFailed."""
         namespaces = self.attachment.namespaces
-        netns.run_in(namespaces.pod_fd, self._check_sysctls)
+        namespaces.run(self._check_sysctls)
         found = link.find(namespaces.pod, self.attachment.interface)
         if found is None:
             raise CheckFailed(

@@ -216,6 +216,9 @@ def remove(reservations: Iterable[Reservation]) -> None:
 @contextmanager
 def made(directory: Path) -> Iterator[None]:
     """Make the directory; those that were not there are removed again when the block raises."""
+    if is_there(directory):
+        yield
+        return
     missing = [each for each in (directory, *directory.parents) if not is_there(each)]
     try:
         with _told(f"make {directory}"):

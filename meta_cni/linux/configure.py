@@ -7,19 +7,17 @@ told at once instead (RFC 5227, gratuitous ARP; RFC 4861 7.2.6, unsolicited adve
 """
 
 import fcntl
-import os
 import socket as sockets
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address
-from threading import Thread
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import CheckFailed, KernelError
 from meta_cni.cni.result import DNS, Address, IPConfig, Result
 from meta_cni.cni.result import Route as ResultRoute
-from meta_cni.linux import address, link, netns, route, sysctl
+from meta_cni.linux import address, link, route, sysctl
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.route import RT_TABLE_MAIN, Route
@@ -42,7 +40,7 @@ def configure(
     Of `found` only index and name are needed; the link is answered as it is then.
     """
     if any(each.address.version == 6 for each in result.ips):
-        netns.run_in(namespaces.pod_fd, lambda: _enable_ipv6(found.name))
+        namespaces.run(lambda: _enable_ipv6(found.name))
     batch = [link.set_link(found.index, is_up=True)] if is_up else []
     batch += [address.add(found.index, each.address, is_nodad=is_nodad) for each in result.ips]
     batch += [route.add(each, append=True) for each in _routes(found.index, result)]
@@ -130,29 +128,14 @@ def _check_routes(namespaces: Namespaces, found: Link, previous: Result) -> None
 
 def announce(namespaces: Namespaces, interface: str, addresses: Sequence[IPConfig]) -> None:
     """
-    Tell the neighbours where the addresses are now, on a thread that the answer does not wait for.
+    Tell the neighbours where the addresses are now; the answer does not wait for it.
 
     Nothing depends on it: a neighbour that hears nothing asks when it needs to know. A process
-    that ends waits for the thread. What is told is the MAC at that moment: the next plugin of
-    the list may have changed it.
+    that ends waits for it. What is told is the MAC at that moment: the next plugin of the list
+    may have changed it.
     """
-    if not addresses:
-        return
-    descriptor = os.dup(namespaces.pod_fd)
-
-    def work() -> None:
-        try:
-            netns.enter(descriptor)
-            tell(interface, addresses)
-        except KernelError:
-            return
-        finally:
-            os.close(descriptor)
-
-    try:
-        Thread(target=work, name=f"announce {interface}").start()
-    except RuntimeError:  # no thread to be had
-        os.close(descriptor)
+    if addresses:
+        namespaces.later(lambda: tell(interface, addresses))
 
 
 def tell(interface: str, addresses: Sequence[IPConfig]) -> list[KernelError]:

@@ -6,11 +6,13 @@ for the first use, and a namespace that is gone raises NetnsGone each time.
 """
 
 import os
+from collections.abc import Callable
 from types import TracebackType
 
 from meta_cni.cni.errors import NetnsGone
 from meta_cni.linux import netns
 from meta_cni.linux.netlink import Socket
+from meta_cni.linux.netns import Answer, Resident
 
 
 class Namespaces:
@@ -23,6 +25,7 @@ class Namespaces:
         self._host: Socket | None = None
         self._pod: Socket | None = None
         self._fd: int | None = None
+        self._resident: Resident | None = None
 
     def __enter__(self) -> "Namespaces":
         return self
@@ -46,8 +49,21 @@ class Namespaces:
     def pod(self) -> Socket:
         """A socket in the pod's namespace; raises NetnsGone when that is gone."""
         if self._pod is None:
-            self._pod = Socket.open_in(self.pod_fd)
+            self._pod = self.run(Socket.open_host)
         return self._pod
+
+    def run(self, function: Callable[[], Answer]) -> Answer:
+        """Call a function on a thread in the pod's namespace; raises NetnsGone when that is gone."""
+        return self._inside().run(function)
+
+    def later(self, function: Callable[[], object]) -> None:
+        """As run(), but nobody waits for it, and nothing that it raises is told."""
+        self._inside().later(function)
+
+    def _inside(self) -> Resident:
+        if self._resident is None:
+            self._resident = Resident(self.pod_fd)
+        return self._resident
 
     @property
     def pod_fd(self) -> int:
@@ -76,13 +92,15 @@ class Namespaces:
             return True
 
     def close(self) -> None:
-        """Close whatever was opened."""
+        """Close whatever was opened; what was to be done later still is."""
+        if self._resident is not None:
+            self._resident.close()
         for socket in (self._host, self._pod):
             if socket is not None:
                 socket.close()
         if self._fd is not None:
             os.close(self._fd)
-        self._host = self._pod = self._fd = None
+        self._host = self._pod = self._fd = self._resident = None
 
 
 def _text(descriptor: int) -> str:

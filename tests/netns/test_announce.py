@@ -1,7 +1,6 @@
 """What the neighbours see when an address has come to a new place."""
 
 import errno
-import os
 import socket as sockets
 import struct
 from collections.abc import Iterator
@@ -126,15 +125,3 @@ def test_the_answer_does_not_wait_for_the_announcement(namespaces: Namespaces, w
     namespaces.close()
 
     assert frame(wire, ETH_P_ARP, ip_address("10.0.0.2").packed)
-
-
-def test_nothing_stays_open_when_no_thread_can_be_had(namespaces: Namespaces, mocker):
-    """A node at its limit of threads must not run out of descriptors as well."""
-    thread = mocker.patch("meta_cni.linux.configure.Thread")
-    thread.return_value.start.side_effect = RuntimeError("can't start new thread")
-    assert namespaces.pod_fd
-    before = os.listdir("/proc/self/fd")
-
-    configure.announce(namespaces, "net1", [IPConfig(ip_interface("10.0.0.2/24"))])
-
-    assert before == os.listdir("/proc/self/fd")

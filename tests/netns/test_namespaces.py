@@ -1,10 +1,13 @@
 """The two namespaces of a request."""
 
+import errno
 import os
+import socket
+import threading
 
 import pytest
 
-from meta_cni.cni.errors import NetnsGone
+from meta_cni.cni.errors import KernelError, NetnsGone
 from meta_cni.linux import link, netns
 from meta_cni.linux.namespaces import Namespaces
 from tests.netns.conftest import PodNetns
@@ -54,3 +57,76 @@ def test_another_namespace_at_the_same_path_is_not_the_pod_s(pod: PodNetns):
         netns.remove("/run/netns/another")
     with Namespaces(pod.path, remembered) as namespaces:
         assert not namespaces.is_gone
+
+
+def test_what_is_run_in_the_pod_is_run_there_on_one_thread(pod: PodNetns):
+    """The caller's thread must never change its namespace, and the way there costs 0.1 ms."""
+    with Namespaces(pod.path) as namespaces:
+        threads = {namespaces.run(threading.get_ident) for _ in range(3)}
+        names = namespaces.run(lambda: sorted(name for _, name in socket.if_nameindex()))
+
+    assert (1, ["lo"]) == (len(threads), names)
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("kind", [KeyError, SystemExit])
+def test_what_is_raised_in_the_pod_is_raised_to_the_caller(pod: PodNetns, kind: type[BaseException]):
+    """And the thread goes on."""
+
+    def fail() -> None:
+        raise kind("there")
+
+    with Namespaces(pod.path) as namespaces:
+        with pytest.raises(kind, match="there"):
+            namespaces.run(fail)
+        assert 7 == namespaces.run(lambda: 7)
+
+
+def test_what_is_done_later_is_done_though_it_fails_or_all_is_closed(pod: PodNetns):
+    """An announcement goes out after the answer; one that fails keeps nothing."""
+    done = threading.Event()
+
+    with Namespaces(pod.path) as namespaces:
+        namespaces.later(lambda: 1 / 0)
+        namespaces.later(done.set)
+
+    assert done.wait(5)
+
+
+def left() -> int:
+    """Threads there are when those that end have ended."""
+    for each in threading.enumerate():
+        if each.name == "netns":
+            each.join(5)
+    return threading.active_count()
+
+
+def test_no_thread_is_left(pod: PodNetns):
+    """Else a daemon has one more for every request."""
+    before = threading.active_count()
+
+    with Namespaces(pod.path) as namespaces:
+        namespaces.run(int)
+        during = threading.active_count()
+
+    assert before + 1 == during
+    assert before == left()
+
+
+def test_a_namespace_that_cannot_be_entered_leaves_no_thread(pod: PodNetns, mocker):
+    """The error is the caller's, at once."""
+    before = threading.active_count()
+    mocker.patch("meta_cni.linux.netns.enter", side_effect=KernelError("enter", errno.EPERM))
+
+    with Namespaces(pod.path) as namespaces, pytest.raises(KernelError, match="Operation not permitted"):
+        namespaces.run(int)
+
+    assert before == left()
+
+
+def test_no_thread_to_be_had_is_an_error(pod: PodNetns, mocker):
+    """Try again later; nothing hangs."""
+    mocker.patch("meta_cni.linux.netns.threading.Thread.start", side_effect=RuntimeError("no"))
+
+    with Namespaces(pod.path) as namespaces, pytest.raises(KernelError, match="start a thread"):
+        namespaces.run(int)
