@@ -7,6 +7,7 @@ The command line: what would be done, what is wrong, what is attached; attach an
     meta-cni detach NETNS
     meta-cni attachments [-o json|svg]
     meta-cni install --plugins DIR     the built-in delegates as plugins for any runtime
+    meta-cni daemon                    serve the calls that shims hand on
 """
 
 import argparse
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_DIRECTORY = "/etc/cni/net.d"
+SOCKET = "/run/meta-cni/meta-cni.sock"
+SPOOL = "/var/lib/meta-cni/spool"
 PLUGIN_PATH = "/opt/cni/bin:/usr/lib/cni"
 
 
@@ -60,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     attachments.add_argument("-o", "--output", choices=("table", "json", "svg"), default="table")
     install = _command(commands, "install", _install, "the built-in delegates as plugins for any runtime")
     install.add_argument("--plugins", metavar="DIR", required=True, help="the runtime's plugin directory")
+    daemon = _command(commands, "daemon", _daemon, "serve the calls that shims hand on, until SIGTERM")
+    daemon.add_argument("--socket", metavar="PATH", default=SOCKET, help="default: %(default)s")
+    daemon.add_argument("--spool", metavar="DIR", default=SPOOL, help="default: %(default)s")
+    daemon.add_argument("--workers", metavar="N", type=_positive, default=4 * (os.cpu_count() or 1))
+    daemon.add_argument("--queue", metavar="N", type=_positive, default=1000, help="calls that may wait")
+    daemon.add_argument("--log-level", choices=("error", "verbose", "debug"), default="verbose")
     for command in (plan, attach, detach, attachments):
         command.add_argument(
             "--config", metavar="FILE", help=f"our configuration; else the first in {CONFIG_DIRECTORY}"
@@ -71,6 +80,23 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.set_defaults(run=run)
     return command
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _daemon(parsed: argparse.Namespace) -> int:
+    from meta_cni import compose  # noqa: PLC0415
+
+    is_done = compose.run_daemon(
+        Path(parsed.socket), Path(parsed.spool), parsed.log_level, parsed.workers, parsed.queue
+    )
+    return 0 if is_done else 1
 
 
 def _stdin_of(path: str | None) -> bytes:

@@ -6,12 +6,13 @@ with bytes and an exit code. Nothing above it knows how that is done.
 """
 
 import gzip
-import json
 import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import delegates
 from delegates.external import External
@@ -32,6 +33,7 @@ from meta_cni.cni.config import (
     PluginConfig,
     RawObject,
     Section,
+    encode,
     kind_of,
     parse_network,
     parse_plugin,
@@ -63,6 +65,10 @@ from meta_cni.picture import Pod, PodInterface, Rail, Topology
 from meta_cni.settings import MULTUS_TYPES, LogOptions, Settings
 from meta_cni.settings import parse as parse_settings
 
+if TYPE_CHECKING:
+    from meta_cni.daemon.spool import Spool
+    from meta_cni.daemon.wire import Call
+
 CHAIN = "META_CNI_CHAIN"
 """Set for executed delegates: container ids that are being attached, so that a loop is seen."""
 LEVELS = {
@@ -75,6 +81,7 @@ DATA_DIRECTORY = re.compile(rb'dataDir\\*"\s*:\s*\\*"(/[^"\\]+)')
 """host-local's key as it stands in a configuration, and as it stands in a JSON string in an entry."""
 SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
+SPOOL_PAUSE_S = 5.0
 LOG = logging.getLogger("meta_cni")
 
 
@@ -342,39 +349,84 @@ def _data_directories(settings: Settings) -> list[Path]:
     return sorted(found)
 
 
-def serve(environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+def serve(environment: Mapping[str, str], stdin: bytes, *, is_daemon: bool = False) -> tuple[bytes, int]:
     """
     Answer one request of a runtime: what to print, and the exit code.
 
-    Never raises: an error becomes an error object, a bug of ours one with code 999.
+    Never raises: an error becomes an error object, a bug of ours one with code 999. A daemon
+    logs where it was told to when it was started, whatever the configuration of a request says.
     """
     version = versions.NEWEST
     started = time.monotonic()
     try:
         request = requests.parse(environment, stdin)
         if request.command == "VERSION":
-            return _printed({"cniVersion": version, "supportedVersions": list(versions.SUPPORTED)}), 0
+            return encode({"cniVersion": version, "supportedVersions": list(versions.SUPPORTED)}), 0
         _refuse_loop(request)
         configuration = read_configuration(stdin)
         version = configuration.settings.cni_version
-        log_to(configuration.settings)
+        if not is_daemon:
+            log_to(configuration.settings)
         answer = _serve(request, configuration)
         LOG.info("%s %s took %.1f ms", request.command, request.container_id, _ms_since(started))
-        return (b"", 0) if answer is None else (_printed(results.to_json(answer, version)), 0)
+        return (b"", 0) if answer is None else (encode(results.to_json(answer, version)), 0)
     except CNIError as error:
         LOG.error("%s: %s", environment.get("CNI_COMMAND"), error.message)
-        return _printed(error.to_json(version)), 1
+        return encode(error.to_json(version)), 1
     except Exception as error:
         LOG.exception("a bug in meta-cni")
-        return _printed(CNIError(f"a bug in meta-cni: {error!r}").to_json(version)), 1
+        return encode(CNIError(f"a bug in meta-cni: {error!r}").to_json(version)), 1
+
+
+def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: int) -> bool:
+    """
+    Serve the shims of a node until SIGTERM or SIGINT; returns whether everything was done by then.
+
+    What waits in the spool is done before anybody is served. Raises IOFailure when the socket is
+    served already, or is not in a directory of our own.
+    """
+    from meta_cni.daemon.server import Limits, Server  # noqa: PLC0415 - a single call needs none of it
+    from meta_cni.daemon.spool import Spool  # noqa: PLC0415
+
+    LOG.setLevel(LEVELS[log_level])
+    logging.basicConfig(format="%(asctime)s [%(levelname)s] %(message)s", stream=sys.stderr)
+    for plugin_type in delegates.BUILTIN:
+        delegates.load(plugin_type)
+    kept = Spool(spool)
+    _replay(kept)
+    server = Server(socket, _handle, Limits(workers=workers, queue=queue))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    over = threading.Event()
+    replaying = threading.Thread(target=_keep_replaying, args=(kept, over), name="spool")
+    replaying.start()
+    try:
+        return server.run()
+    finally:
+        over.set()
+        replaying.join()
+
+
+def _handle(call: "Call") -> tuple[bytes, int]:
+    return serve(call.variables, call.stdin, is_daemon=True)
+
+
+def _replay(kept: "Spool") -> None:
+    try:
+        for path, reason in kept.replay(_handle):
+            LOG.error("spooled DEL %s: %s", path.name, reason)
+    except CNIError as error:
+        LOG.error("%s", error.message)
+
+
+def _keep_replaying(kept: "Spool", over: threading.Event) -> None:
+    """What came between two daemons, and what failed before."""
+    while not over.wait(SPOOL_PAUSE_S):
+        _replay(kept)
 
 
 def _ms_since(started: float) -> float:
     return (time.monotonic() - started) * 1000
-
-
-def _printed(document: Mapping[str, object]) -> bytes:
-    return json.dumps(document, indent=4, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _refuse_loop(request: Request) -> None:

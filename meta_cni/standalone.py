@@ -6,7 +6,6 @@ anything is touched: one JSON document is printed, whatever happens.
 """
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from meta_cni import invoke, ipam
 from meta_cni.cni import request as requests
 from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
-from meta_cni.cni.config import PluginConfig, Section, decode, parse_plugin
+from meta_cni.cni.config import PluginConfig, Section, decode, encode, parse_plugin
 from meta_cni.cni.errors import (
     BadConfig,
     BadNetns,
@@ -85,19 +84,15 @@ def serve(plugin_type: str, environment: Mapping[str, str], stdin: bytes) -> tup
     try:
         request = requests.parse(environment, stdin)
         if request.command == "VERSION":
-            return _printed({"cniVersion": version, "supportedVersions": list(versions.SUPPORTED)}), 0
+            return encode({"cniVersion": version, "supportedVersions": list(versions.SUPPORTED)}), 0
         config = _config(stdin)
         version = versions.require_supported(config.cni_version)
         answer = _serve(delegates.load(plugin_type), request, config)
-        return (b"", 0) if answer is None else (_printed(results.to_json(answer, version)), 0)
+        return (b"", 0) if answer is None else (encode(results.to_json(answer, version)), 0)
     except CNIError as error:
-        return _printed(error.to_json(version)), 1
+        return encode(error.to_json(version)), 1
     except Exception as error:  # noqa: BLE001 - a bug must still be one CNI error
-        return _printed(CNIError(f"a bug in meta-cni: {error!r}").to_json(version)), 1
-
-
-def _printed(document: Mapping[str, object]) -> bytes:
-    return json.dumps(document, indent=4, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        return encode(CNIError(f"a bug in meta-cni: {error!r}").to_json(version)), 1
 
 
 def _config(stdin: bytes) -> PluginConfig:

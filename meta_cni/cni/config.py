@@ -61,6 +61,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
+def encode(document: Mapping[str, object]) -> bytes:
+    """A document as it is printed; what is no UTF-8 is written as an escape."""
+    return json.dumps(document, indent=4, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+
+
 def decode(text: str | bytes, what: str) -> object:
     """Decode one JSON document; raises DecodeFailure telling where it breaks."""
     document = as_text(text, what)

@@ -1,0 +1,1 @@
+"""The daemon: one process that serves every call of a node."""

@@ -1,0 +1,364 @@
+"""
+The server: one thread that reads what shims send, a bounded number of workers that do it.
+
+Nobody can hold it up: a frame has a few seconds to come, a full queue is told so at once (CNI
+1.1.0, code 11), calls for one sandbox are done one after the other without keeping a worker
+waiting. Who asked and went away gets his ADD undone.
+"""
+
+import logging
+import os
+import select
+import socket
+import stat
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meta_cni.cni import version as versions
+from meta_cni.cni.config import encode
+from meta_cni.cni.errors import CNIError, IOFailure, TryAgainLater
+from meta_cni.daemon import wire
+from meta_cni.daemon.wire import Call
+
+LOG = logging.getLogger("meta_cni")
+UCRED = struct.Struct("=iII")  # struct ucred, unix(7)
+BACKLOG = 512
+POLL_S = 0.5
+READ_BYTES = 1 << 16
+WANTED = {"DEL"}
+"""Verbs that are done though nobody waits any more."""
+
+Handle = Callable[[Call], tuple[bytes, int]]
+"""One call -> what to print, exit code; never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server takes on."""
+
+    workers: int = field(default_factory=lambda: 4 * (os.cpu_count() or 1))
+    """The work is waiting: for the kernel, for executed plugins."""
+    queue: int = 1000
+    """Calls that wait for a worker."""
+    read_s: float = 5.0
+    """For a frame to come, and for an answer to be taken."""
+    answer_s: float = 240.0
+    """A caller is told to try again after it, and what was done for him is undone."""
+    drain_s: float = 60.0
+    """For what is being done when the server is to stop."""
+
+
+@dataclass(eq=False, slots=True)
+class Caller:
+    """A connection."""
+
+    socket: socket.socket
+    deadline: float
+    data: bytearray = field(default_factory=bytearray)
+    call: Call | None = None
+    """What he asked, when it was read."""
+    is_gone: bool = False
+    """Nobody waits for the answer."""
+
+    @property
+    def verb(self) -> str:
+        """CNI_COMMAND."""
+        return self.call.variables.get("CNI_COMMAND", "") if self.call else ""
+
+    @property
+    def sandbox(self) -> str:
+        """CNI_CONTAINERID; calls with the same one are done one after the other."""
+        return self.call.variables.get("CNI_CONTAINERID", "") if self.call else ""
+
+
+class Queue:
+    """Calls in the order they came, at most one of a sandbox in work."""
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._changed = threading.Condition()
+        self._ready: deque[Caller] = deque()
+        self._behind: dict[str, deque[Caller]] = {}
+        """Sandboxes in work, and who waits behind."""
+        self._waiting = 0
+        self.in_work = 0
+        self._is_closed = False
+
+    def put(self, caller: Caller) -> bool:
+        """Take it on, unless the queue is full."""
+        with self._changed:
+            if self._waiting >= self._longest or self._is_closed:
+                return False
+            self._waiting += 1
+            behind = self._behind.get(caller.sandbox) if caller.sandbox else None
+            if behind is not None:
+                behind.append(caller)
+            else:
+                if caller.sandbox:
+                    self._behind[caller.sandbox] = deque()
+                self._ready.append(caller)
+                self._changed.notify()
+            return True
+
+    def take(self) -> Caller | None:
+        """The next one; None when there will be no more."""
+        with self._changed:
+            while not self._ready:
+                if self._is_closed and not self._waiting:
+                    return None
+                self._changed.wait()
+            self._waiting -= 1
+            self.in_work += 1
+            return self._ready.popleft()
+
+    def done(self, caller: Caller) -> None:
+        """Let the next one of the same sandbox come."""
+        with self._changed:
+            self.in_work -= 1
+            behind = self._behind.get(caller.sandbox)
+            if behind:
+                self._ready.append(behind.popleft())
+            elif caller.sandbox:
+                del self._behind[caller.sandbox]
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Take nothing on any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def is_empty_within(self, seconds: float) -> bool:
+        """Wait until everything is done."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self.in_work, seconds)
+
+
+class Server:
+    """Serves calls on a unix socket until it is stopped."""
+
+    def __init__(self, path: Path, handle: Handle, limits: Limits | None = None) -> None:
+        self.path = path
+        self.handle = handle
+        self.limits = limits or Limits()
+        self.queue = Queue(self.limits.queue)
+        self._callers: dict[int, Caller] = {}
+        self._lock = threading.Lock()
+        self._is_stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End run() when what is being done is done; may be called by a signal handler."""
+        self._is_stopping.set()
+
+    def run(self) -> bool:
+        """Serve; returns whether everything that was taken on was done in time."""
+        with listening(self.path) as listener, select.epoll() as poll:
+            workers = [
+                threading.Thread(target=self._work, args=(poll,), name=f"worker {n}", daemon=True)
+                for n in range(self.limits.workers)
+            ]
+            for each in workers:
+                each.start()
+            poll.register(listener, select.EPOLLIN)
+            LOG.info("serving on %s with %d workers", self.path, self.limits.workers)
+            while not self._is_stopping.is_set():
+                for descriptor, _ in poll.poll(POLL_S):
+                    if descriptor == listener.fileno():
+                        self._accept(listener, poll)
+                    else:
+                        self._hear(descriptor, poll)
+                self._expire(poll)
+            poll.unregister(listener)
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
+            self.queue.close()
+            return self.queue.is_empty_within(self.limits.drain_s)
+
+    def _accept(self, listener: socket.socket, poll: select.epoll) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # it went away, or there is no descriptor left for it: it is tried again
+            return
+        connection.setblocking(False)
+        caller = Caller(connection, time.monotonic() + self.limits.read_s)
+        with self._lock:
+            self._callers[connection.fileno()] = caller
+        poll.register(connection, select.EPOLLIN)
+        refusal = refusal_of(connection)
+        if refusal:
+            self._answer(caller, *told(CNIError(refusal)), poll)
+
+    def _hear(self, descriptor: int, poll: select.epoll) -> None:
+        """Read on, or notice that a caller who waits has gone."""
+        with self._lock:
+            caller = self._callers.get(descriptor)
+        if caller is None:
+            return
+        if caller.call is not None:
+            caller.is_gone = True  # nothing but EPOLLHUP and EPOLLERR is asked for by now
+            self._forget(caller, poll)
+            return
+        try:
+            data = caller.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        caller.data += data
+        self._advance(caller, is_over=not data, poll=poll)
+
+    def _advance(self, caller: Caller, *, is_over: bool, poll: select.epoll) -> None:
+        """Take the call on when it is whole; refuse what never will be."""
+        try:
+            length = wire.length_of(caller.data)
+            if length is None or len(caller.data) < length:
+                if is_over:
+                    self._close(caller, poll)
+                return
+            caller.call = wire.parse_request(caller.data)
+        except CNIError as error:
+            self._answer(caller, *told(error), poll)
+            return
+        caller.data = bytearray()
+        caller.deadline = time.monotonic() + self.limits.answer_s
+        poll.modify(caller.socket, 0)  # a caller that goes is told all the same
+        if not self.queue.put(caller):
+            full = TryAgainLater(f"{self.limits.queue} calls are waiting already: try again later")
+            self._answer(caller, *told(full), poll)
+
+    def _expire(self, poll: select.epoll) -> None:
+        """Give up on frames that do not come, and on callers who waited too long."""
+        now = time.monotonic()
+        with self._lock:
+            late = [each for each in self._callers.values() if each.deadline < now]
+        for each in late:
+            if each.call is None:
+                self._close(each, poll)
+            elif not each.is_gone:
+                each.is_gone = True
+                error = TryAgainLater(f"{each.verb} is not done within {self.limits.answer_s:g} s")
+                self._answer(each, *told(error), poll)
+
+    def _work(self, poll: select.epoll) -> None:
+        """A worker's life."""
+        while (caller := self.queue.take()) is not None:
+            try:
+                self._serve(caller, poll)
+            except Exception:  # a worker that dies is never replaced
+                LOG.exception("a bug in meta-cni")
+                self._close(caller, poll)
+            finally:
+                self.queue.done(caller)
+
+    def _serve(self, caller: Caller, poll: select.epoll) -> None:
+        call = caller.call
+        assert call is not None
+        if caller.is_gone and caller.verb not in WANTED:
+            self._close(caller, poll)
+            return
+        printed, code = self.handle(call)
+        if caller.is_gone or not self._answer(caller, printed, code, poll):
+            self._close(caller, poll)
+            if caller.verb == "ADD" and code == 0:
+                LOG.warning("ADD %s: the caller has gone: it is undone", caller.sandbox)
+                self.handle(Call({**call.variables, "CNI_COMMAND": "DEL"}, call.stdin))
+
+    def _answer(self, caller: Caller, printed: bytes, code: int, poll: select.epoll) -> bool:
+        """Send it and close; was it taken?"""
+        self._forget(caller, poll)
+        try:
+            caller.socket.settimeout(self.limits.read_s)
+            caller.socket.sendall(wire.answer(printed, code))
+        except OSError:
+            return False
+        finally:
+            caller.socket.close()
+        return True
+
+    def _close(self, caller: Caller, poll: select.epoll) -> None:
+        self._forget(caller, poll)
+        caller.socket.close()
+
+    def _forget(self, caller: Caller, poll: select.epoll) -> None:
+        descriptor = caller.socket.fileno()
+        with self._lock:
+            if self._callers.get(descriptor) is caller:
+                del self._callers[descriptor]
+                with suppress(OSError, ValueError):
+                    poll.unregister(descriptor)
+
+
+def told(error: CNIError) -> tuple[bytes, int]:
+    """An error as it is printed."""
+    return encode(error.to_json(versions.NEWEST)), 1
+
+
+def refusal_of(connection: socket.socket) -> str:
+    """Why a caller is not served: he is neither root nor who we are; empty when he is."""
+    _, user, _ = UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+    if user in (0, os.geteuid()):
+        return ""
+    return f"call by user {user}: expected root"
+
+
+class listening:  # noqa: N801 - used as a function is
+    """A socket that listens in a directory of our own; taken away in the end."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises IOFailure: another daemon is there, or somebody else owns the place."""
+        self.path = path
+        _own_directory(path.parent)
+        _refuse_other(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            mask = os.umask(0o177)
+            try:
+                self.socket.bind(str(path))
+            finally:
+                os.umask(mask)
+            self.socket.listen(BACKLOG)
+        except OSError as error:
+            self.socket.close()
+            raise IOFailure(f"listen on {path}: {error.strerror or error}") from None
+
+    def __enter__(self) -> socket.socket:
+        return self.socket
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+        with suppress(OSError):
+            os.unlink(self.path)
+
+
+def _own_directory(directory: Path) -> None:
+    """Make it, or see that nobody else can put anything there."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(directory)
+    except OSError as error:
+        raise IOFailure(f"make {directory}: {error.strerror}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise IOFailure(
+            f"listen in {directory}: it is not only ours: "
+            f"expected a directory of user {os.geteuid()} with mode 0700"
+        )
+
+
+def _refuse_other(path: Path) -> None:
+    """A socket that nobody serves is left from a daemon that was killed; one that is served is an error."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+    raise IOFailure(f"listen on {path}: another daemon serves it")
