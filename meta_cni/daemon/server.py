@@ -86,16 +86,16 @@ class Queue:
         self._ready: deque[Caller] = deque()
         self._behind: dict[str, deque[Caller]] = {}
         """Sandboxes in work, and who waits behind."""
-        self._waiting = 0
+        self.waiting = 0
         self.in_work = 0
         self._is_closed = False
 
     def put(self, caller: Caller) -> bool:
         """Take it on, unless the queue is full."""
         with self._changed:
-            if self._waiting >= self._longest or self._is_closed:
+            if self.waiting >= self._longest or self._is_closed:
                 return False
-            self._waiting += 1
+            self.waiting += 1
             behind = self._behind.get(caller.sandbox) if caller.sandbox else None
             if behind is not None:
                 behind.append(caller)
@@ -110,10 +110,10 @@ class Queue:
         """The next one; None when there will be no more."""
         with self._changed:
             while not self._ready:
-                if self._is_closed and not self._waiting:
+                if self._is_closed and not self.waiting:
                     return None
                 self._changed.wait()
-            self._waiting -= 1
+            self.waiting -= 1
             self.in_work += 1
             return self._ready.popleft()
 
@@ -137,7 +137,7 @@ class Queue:
     def is_empty_within(self, seconds: float) -> bool:
         """Wait until everything is done."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self.in_work, seconds)
+            return self._changed.wait_for(lambda: not self.waiting and not self.in_work, seconds)
 
 
 class Server:
@@ -151,27 +151,31 @@ class Server:
         self._callers: dict[int, Caller] = {}
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
+        self._bell, self._ear = socket.socketpair()
 
     def stop(self) -> None:
         """End run() when what is being done is done; may be called by a signal handler."""
         self._is_stopping.set()
+        with suppress(OSError):  # it has ended already
+            self._bell.send(b"!", socket.MSG_DONTWAIT)
 
     def run(self) -> bool:
         """Serve; returns whether everything that was taken on was done in time."""
-        with listening(self.path) as listener, select.epoll() as poll:
+        with self._bell, self._ear, listening(self.path) as listener, select.epoll() as poll:
             workers = [
                 threading.Thread(target=self._work, args=(poll,), name=f"worker {n}", daemon=True)
                 for n in range(self.limits.workers)
             ]
             for each in workers:
                 each.start()
-            poll.register(listener, select.EPOLLIN)
+            for each_socket in (listener, self._ear):
+                poll.register(each_socket, select.EPOLLIN)
             LOG.info("serving on %s with %d workers", self.path, self.limits.workers)
             while not self._is_stopping.is_set():
                 for descriptor, _ in poll.poll(POLL_S):
                     if descriptor == listener.fileno():
                         self._accept(listener, poll)
-                    else:
+                    elif descriptor != self._ear.fileno():
                         self._hear(descriptor, poll)
                 self._expire(poll)
             poll.unregister(listener)

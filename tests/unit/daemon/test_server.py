@@ -1,0 +1,368 @@
+"""The server with callers of all kinds: patient, slow, many, gone, foreign."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from meta_cni.cni.errors import IOFailure
+from meta_cni.daemon import server, wire
+from meta_cni.daemon.server import Limits, Server
+from meta_cni.daemon.wire import Call
+
+WAIT_S = 10
+
+
+class Served:
+    """A server in a thread, and what it was asked."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.gates: dict[str, threading.Event] = {}
+        """A call for a sandbox waits until its gate is open."""
+        self.server = Server(path, self.handle, limits)
+        self.is_done: bool | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        until(path.exists)
+
+    def _run(self) -> None:
+        self.is_done = self.server.run()
+
+    def handle(self, call: Call) -> tuple[bytes, int]:
+        sandbox = call.variables.get("CNI_CONTAINERID", "")
+        self.calls.append((call.variables["CNI_COMMAND"], sandbox))
+        if sandbox in self.gates:
+            assert self.gates[sandbox].wait(WAIT_S)
+        if sandbox == "bug":
+            raise ZeroDivisionError
+        return b"answer to " + call.stdin, 0
+
+    def stop(self) -> None:
+        for gate in self.gates.values():
+            gate.set()
+        self.server.stop()
+        self.thread.join(WAIT_S)
+        assert not self.thread.is_alive()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what is to happen soon."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of the socket; sun_path has room for 107 characters."""
+    directory = tmp_path / "d"
+    directory.mkdir(mode=0o700)
+    return directory / "s"
+
+
+@pytest.fixture
+def serve(path: Path) -> Iterator[Serve]:
+    """Start a server; it is stopped in the end."""
+    with ExitStack() as stack:
+
+        def start(**limits: float) -> Served:
+            made = Served(path, Limits(**{"workers": 2, "queue": 50, **limits}))  # type: ignore[arg-type]
+            stack.callback(made.stop)
+            return made
+
+        yield start
+
+
+def connected(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.settimeout(WAIT_S)
+    made.connect(str(path))
+    return made
+
+
+def sent(path: Path, verb: str, sandbox: str = "", stdin: bytes = b"{}") -> socket.socket:
+    """A caller who waits for his answer."""
+    made = connected(path)
+    variables = {"CNI_COMMAND": verb, "CNI_CONTAINERID": sandbox}
+    made.sendall(wire.request(Call(variables, stdin)))
+    made.shutdown(socket.SHUT_WR)
+    return made
+
+
+def answered(caller: socket.socket) -> tuple[bytes, int]:
+    with caller:
+        data = b""
+        while got := caller.recv(65536):
+            data += got
+    return wire.parse_answer(data)
+
+
+def ask(path: Path, verb: str, sandbox: str = "", stdin: bytes = b"{}") -> tuple[bytes, int]:
+    return answered(sent(path, verb, sandbox, stdin))
+
+
+def test_a_call_is_answered(serve: Serve, path: Path):
+    """As the handler says."""
+    serve()
+
+    assert (b"answer to {}", 0) == ask(path, "STATUS")
+
+
+def test_calls_of_one_sandbox_are_done_one_after_the_other_and_others_meanwhile(serve: Serve, path: Path):
+    """And those that wait keep no worker: with two of them, three callers of one sandbox do not block."""
+    served = serve(workers=2)
+    gate = served.gates["a"] = threading.Event()
+
+    waiting = [sent(path, verb, "a") for verb in ("ADD", "CHECK", "DEL")]
+    until(lambda: served.calls)
+    other = ask(path, "ADD", "b")
+
+    assert (b"answer to {}", 0) == other
+    assert [("ADD", "a"), ("ADD", "b")] == served.calls
+    gate.set()
+    assert [0, 0, 0] == [answered(each)[1] for each in waiting]
+    assert ["ADD", "CHECK", "DEL"] == [verb for verb, sandbox in served.calls if sandbox == "a"]
+
+
+def test_what_does_not_fit_into_the_queue_is_told_at_once(serve: Serve, path: Path):
+    """Code 11: the runtime tries again."""
+    served = serve(workers=1, queue=2)
+    gate = served.gates["a"] = threading.Event()
+    first = sent(path, "ADD", "a")
+    until(lambda: served.calls)
+
+    waiting = [sent(path, "ADD", f"w{n}") for n in range(2)]
+    until(lambda: served.server.queue.waiting == 2)
+    printed, code = ask(path, "ADD", "late")
+
+    assert 1 == code
+    assert b'"code": 11' in printed
+    assert b"2 calls are waiting already" in printed
+    gate.set()
+    assert [0, 0, 0] == [answered(each)[1] for each in (first, *waiting)]
+    assert ("ADD", "late") not in served.calls
+
+
+def test_hundreds_at_once_are_all_served_or_told_so(serve: Serve, path: Path):
+    """No call is lost, no descriptor is left."""
+    serve(workers=4, queue=100)
+    before = len(os.listdir("/proc/self/fd"))
+
+    callers = [sent(path, "ADD", f"s{n}") for n in range(300)]
+    codes = [answered(each) for each in callers]
+
+    assert 300 == len(codes)
+    assert {0} >= {code for printed, code in codes if b"answer to" in printed}
+    assert all(code == 0 or b'"code": 11' in printed for printed, code in codes)
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_an_add_whose_caller_has_gone_is_undone(serve: Serve, path: Path):
+    """The runtime has given up: nobody would ever DEL it."""
+    served = serve()
+    gate = served.gates["a"] = threading.Event()
+    caller = sent(path, "ADD", "a")
+    until(lambda: served.calls)
+
+    caller.close()
+    time.sleep(0.05)
+    gate.set()
+
+    until(lambda: ("DEL", "a") in served.calls)
+    assert [("ADD", "a"), ("DEL", "a")] == served.calls
+
+
+@pytest.mark.parametrize(("verb", "is_done"), [("ADD", False), ("CHECK", False), ("DEL", True)])
+def test_a_call_that_still_waits_when_its_caller_goes(serve: Serve, path: Path, verb: str, is_done: bool):
+    """A DEL is done all the same, anything else is not begun."""
+    served = serve(workers=1)
+    gate = served.gates["a"] = threading.Event()
+    first = sent(path, "ADD", "a")
+    until(lambda: served.calls)
+
+    sent(path, verb, "b").close()
+    time.sleep(0.1)
+    gate.set()
+    answered(first)
+    ask(path, "STATUS")
+
+    assert is_done == ((verb, "b") in served.calls)
+
+
+def test_an_answer_that_takes_too_long_is_given_up_and_undone(serve: Serve, path: Path):
+    """A caller must not wait for ever, and what comes too late must not stay."""
+    served = serve(answer_s=0.1)
+    gate = served.gates["a"] = threading.Event()
+
+    printed, code = ask(path, "ADD", "a")
+    gate.set()
+
+    assert 1 == code
+    assert b"ADD is not done within 0.1 s" in printed
+    until(lambda: ("DEL", "a") in served.calls)
+
+
+BAD = [b"", b"meta", b"meta-cni 1 request 100 100\nCNI_COMMAND=AD"]
+
+
+@pytest.mark.parametrize("data", BAD)
+def test_half_a_frame_is_never_a_call(serve: Serve, path: Path, data: bytes):
+    """A shim that was killed while it wrote."""
+    served = serve()
+    with connected(path) as caller:
+        caller.sendall(data)
+        caller.shutdown(socket.SHUT_WR)
+        assert b"" == caller.recv(100)
+
+    assert 0 == ask(path, "STATUS")[1]
+    assert [("STATUS", "")] == served.calls
+
+
+@pytest.mark.parametrize("data", BAD)
+def test_a_slow_writer_is_given_up_and_holds_up_nobody(serve: Serve, path: Path, data: bytes):
+    """Connections are not worth a thread."""
+    serve(workers=1, read_s=0.3)
+    with connected(path) as slow:
+        slow.sendall(data)
+
+        assert 0 == ask(path, "STATUS")[1]
+        assert b"" == slow.recv(100)
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"meta-cni 9 request 1 1\n", b"\0" * 4096])
+def test_another_protocol_is_told_what_is_spoken_here(serve: Serve, path: Path, data: bytes):
+    """A shim of another version says it to the runtime."""
+    served = serve()
+    with connected(path) as caller:
+        caller.sendall(data)
+        printed, code = answered(caller)
+
+    assert 1 == code
+    assert b'"code": 6' in printed
+    assert 0 == ask(path, "STATUS")[1]
+    assert [("STATUS", "")] == served.calls
+
+
+def test_another_user_is_refused(serve: Serve, path: Path, mocker):
+    """Whoever may call it may change every pod's network."""
+    served = serve()
+    mocker.patch.object(server.os, "geteuid", return_value=4711)
+    credentials = mocker.patch("meta_cni.daemon.server.UCRED", size=12)
+    credentials.unpack.return_value = (1, 1000, 1000)
+
+    printed, code = answered(connected(path))
+
+    assert 1 == code
+    assert b"call by user 1000: expected root" in printed
+    assert [] == served.calls
+
+
+def test_a_bug_costs_one_call_and_no_worker(serve: Serve, path: Path):
+    """A worker that dies is missed by all."""
+    serve(workers=1)
+
+    with sent(path, "ADD", "bug") as caller:
+        assert b"" == caller.recv(100)
+
+    assert 0 == ask(path, "STATUS")[1]
+
+
+def test_stopping_does_what_was_taken_on_and_takes_on_nothing_more(serve: Serve, path: Path):
+    """SIGTERM: the next daemon is told what comes from now on."""
+    served = serve(workers=1)
+    gate = served.gates["a"] = threading.Event()
+    waiting = [sent(path, "ADD", "a"), sent(path, "ADD", "b")]
+    until(lambda: served.calls)
+    time.sleep(0.05)
+
+    served.server.stop()
+    until(lambda: not path.exists())
+    with pytest.raises(FileNotFoundError):
+        connected(path)
+    gate.set()
+
+    assert [0, 0] == [answered(each)[1] for each in waiting]
+    served.thread.join(WAIT_S)
+    assert served.is_done is True
+
+
+def test_what_is_not_done_in_time_is_said_when_stopping(serve: Serve, path: Path):
+    """Nobody waits for ever for a plugin that hangs."""
+    served = serve(drain_s=0.05)
+    served.gates["a"] = threading.Event()
+    caller = sent(path, "ADD", "a")
+    until(lambda: served.calls)
+
+    served.server.stop()
+    served.thread.join(WAIT_S)
+
+    assert served.is_done is False
+    caller.close()
+
+
+def test_a_socket_that_a_killed_daemon_left_is_replaced(serve: Serve, path: Path):
+    """Nothing answers there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
+        left.bind(str(path))
+    assert path.exists()
+
+    served = Served.__new__(Served)
+    served.calls, served.gates = [], {}
+    served.server = Server(path, served.handle, Limits(workers=1))
+    served.thread = threading.Thread(target=served.server.run)
+    served.thread.start()
+
+    try:
+        until(lambda: is_answered(path))
+    finally:
+        served.stop()
+
+
+def is_answered(path: Path) -> bool:
+    try:
+        return ask(path, "STATUS")[1] == 0
+    except OSError:
+        return False
+
+
+def test_a_second_daemon_is_refused(serve: Serve, path: Path):
+    """Two of them would undo each other's work."""
+    serve()
+
+    with pytest.raises(IOFailure, match="another daemon serves it"):
+        Server(path, lambda _: (b"", 0)).run()
+
+    assert 0 == ask(path, "STATUS")[1]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_directory_that_others_may_write_to_is_refused(path: Path, mode: int):
+    """They could put their own socket there."""
+    path.parent.chmod(mode)
+
+    with pytest.raises(IOFailure, match="it is not only ours: expected a directory of user"):
+        Server(path, lambda _: (b"", 0)).run()
+
+
+def test_a_link_instead_of_the_directory_is_refused(path: Path, tmp_path: Path):
+    """It leads wherever somebody wants."""
+    (tmp_path / "link").symlink_to(path.parent)
+
+    with pytest.raises(IOFailure, match="it is not only ours"):
+        Server(tmp_path / "link" / "s", lambda _: (b"", 0)).run()
+
+
+def test_a_path_that_is_too_long_is_told(path: Path):
+    """sockaddr_un has room for 107 characters."""
+    with pytest.raises(IOFailure, match=r"listen on .*too long"):
+        Server(path.parent / ("x" * 120), lambda _: (b"", 0)).run()
