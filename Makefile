@@ -19,7 +19,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance bench golden clean reference-plugins newest-reference FORCE
+.PHONY: help run test check lint types fast conformance bench golden clean reference-plugins newest-reference packet-filters FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -27,7 +27,7 @@ help: ## list the targets
 run: $(VENV)/.run ## attach two telco pods on this kernel, in a private namespace (ARGS=--keep leaves them up)
 	@exec $(BIN)/python examples/run.py $(ARGS)
 
-test: lint types reference-plugins ## everything: lint, types, all tests on this kernel, branch coverage
+test: lint types reference-plugins packet-filters ## everything: lint, types, all tests on this kernel, branch coverage
 	@$(PYTEST) $(APART) $(COVERED:%=--cov=%) --cov-branch --cov-report=term:skip-covered \
 		--cov-report=json:.coverage.json --branches-at-least=$(BRANCHES_PERCENT)
 
@@ -49,7 +49,7 @@ bench: $(VENV)/.test reference-plugins ## built-ins beside the reference plugins
 golden: $(VENV)/.test ## write the golden files anew; read the diff before committing it
 	@$(PYTEST) $(APART) -m "not slow" --golden
 
-conformance: $(VENV)/.test reference-plugins newest-reference ## every scenario by the newest reference plugins and by ours
+conformance: $(VENV)/.test reference-plugins newest-reference packet-filters ## every scenario by the newest reference plugins and by ours
 	@$(PYTEST) tests/conformance
 
 clean: ## remove everything made here, the virtual environment included
@@ -116,6 +116,20 @@ reference-plugins:
 	echo "installing containernetworking-plugins ..."
 	if ! apt_install containernetworking-plugins; then
 		echo "no reference CNI plugins: their tests will skip"
+		[ "$${CI:-}" != true ]
+	fi
+
+# What masquerade and MAC checks are made with; tests that need them skip where they are not.
+packet-filters:
+	@$(APT_INSTALL)
+	if command -v nft >/dev/null && command -v iptables >/dev/null; then exit 0; fi
+	if ! may_apt; then
+		echo "no nft or no iptables here: their tests will skip; on Debian, as root: apt-get install nftables iptables"
+		exit 0
+	fi
+	echo "installing nftables and iptables ..."
+	if ! apt_install nftables iptables; then
+		echo "no nft or no iptables: their tests will skip"
 		[ "$${CI:-}" != true ]
 	fi
 

@@ -167,6 +167,17 @@ class DamagedEntry(CNIError):
     code = 107
 
 
+class ProgramFailed(CNIError):
+    """A program of the node (iptables, nft) is missing or could not do what it was asked for."""
+
+    code = 108
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """`status` is its exit status, where it ended by itself."""
+        super().__init__(message)
+        self.status = status
+
+
 class Several(CNIError):
     """Several errors told at once; the code is the first one's, every text is in the message."""
 

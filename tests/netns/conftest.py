@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -59,6 +60,42 @@ def needs_kind(host: Socket) -> Callable[[str], None]:
         host.request([link.delete("probe0")])
 
     return need
+
+
+PACKET_FILTERS = ("nft", "iptables", "ip6tables")
+
+
+@pytest.fixture
+def packet_filters() -> Iterator[Callable[[], list[str]]]:
+    """
+    Every rule on the node, a line each; the test skips by a program's name where it is missing.
+
+    What a test leaves there is removed.
+    """
+    for program in PACKET_FILTERS:
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program}")
+
+    def rules() -> list[str]:
+        printed = [_printed("nft", "list", "table", *table) for table in NFT_TABLES if table in _tables()]
+        printed += [_printed(each, "-t", "nat", "-S") for each in ("iptables", "ip6tables")]
+        lines = (line.strip() for text in printed for line in text.splitlines())
+        return [line for line in lines if line not in ("", "}") and not line.startswith(("-P", "table", "#"))]
+
+    yield rules
+    _printed("nft", "flush", "ruleset")
+
+
+NFT_TABLES = (("inet", "cni_plugins_masquerade"), ("bridge", "nat"))
+
+
+def _tables() -> list[tuple[str, str]]:
+    listed = json.loads(_printed("nft", "-j", "list", "tables"))["nftables"]
+    return [(each["table"]["family"], each["table"]["name"]) for each in listed if "table" in each]
+
+
+def _printed(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 class PodNetns:

@@ -30,6 +30,7 @@ CODES = {
     "CheckFailed": 105,
     "UndoFailed": 106,
     "DamagedEntry": 107,
+    "ProgramFailed": 108,
 }
 
 
