@@ -1,12 +1,14 @@
 """
-What is in the kernel and in the IPAM's directory, seen by iproute2 and nft: none of our code.
+What is in the kernel and in the IPAM's directory, seen by iproute2, nft and iptables: none of our code.
 
 Left out is what the kernel does in its own time or at random: link-local addresses, counters,
 timers, learned neighbours, operational states. What has no order is a table of lines.
 """
 
 import json
+import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ SYSCTLS_OF_A_LINK = (
     *("ipv6/conf/{}/disable_ipv6", "ipv6/conf/{}/keep_addr_on_down", "ipv6/conf/{}/ndisc_notify"),
 )
 SYSCTLS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 FOUR = "link show\naddr show\nroute show table all\nrule show\nneigh show nud permanent\n"
 SIX = "route show table all\nrule show\nneigh show nud permanent\n"
 
@@ -110,19 +113,50 @@ def _host_only() -> State:
     vlans = json.loads(_run("bridge", "-json", "vlan", "show") or "[]")
     return {
         "vlans": {json.dumps(each): True for each in vlans},
-        "nftables": _run("nft", "list", "ruleset").splitlines(),
-        "iptables": _legacy_iptables(),
+        "nftables": dict(_nftables(_run("nft", "list", "ruleset"))),
+        "iptables": {
+            key: rule
+            for command in ("iptables-save", "ip6tables-save", *_legacy())
+            for key, rule in _iptables(command, _run(command))
+        },
     }
 
 
-def _legacy_iptables() -> list[str]:
-    """The rules of the older backend, where anybody has made a table of it; nft shows the others."""
-    lines: list[str] = []
+def _nftables(text: str) -> Iterator[tuple[str, str]]:
+    """Every line of a table or chain by its place; handles are not listed, what was counted is left out."""
+    place: list[str] = []
+    counts: Counter[str] = Counter()
+    for line in (each.strip() for each in text.splitlines()):
+        if line.endswith("{"):
+            place.append(line.removesuffix("{").strip())
+            yield f"{' / '.join(place)} is", "there"
+        elif line == "}":
+            place.pop()
+        elif line:
+            key = " / ".join(place)
+            yield f"{key} [{counts[key]}]", COUNTED.sub("counter", line)
+            counts[key] += 1
+
+
+def _iptables(command: str, text: str) -> Iterator[tuple[str, str]]:
+    """Every rule by its place in its chain."""
+    counts: Counter[tuple[str, str]] = Counter()
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = f"{command.removesuffix('-save')} {line[1:]}"
+        elif line.startswith("-A "):
+            _, chain, rule = f"{line} ".split(" ", 2)
+            yield f"{table} / {chain} [{counts[table, chain]}]", rule.strip()
+            counts[table, chain] += 1
+
+
+def _legacy() -> Iterator[str]:
+    """The older backend's programs, where anybody has made a table of it; to list it would make one."""
     for family, command in (("ip", "iptables-legacy-save"), ("ip6", "ip6tables-legacy-save")):
         names = Path(f"/proc/net/{family}_tables_names")
         if names.exists() and names.read_text().strip():
-            lines += [line for line in _run(command).splitlines() if not line.startswith(("#", ":"))]
-    return lines
+            yield command
 
 
 def files(directory: Path) -> State:
