@@ -4,7 +4,7 @@ from importlib import import_module
 
 from meta_cni.delegate import BuiltIn
 
-BUILTIN = {"bridge": "Bridge", "macvlan": "Macvlan", "tuning": "Tuning"}
+BUILTIN = {"bridge": "Bridge", "macvlan": "Macvlan", "ptp": "Ptp", "tuning": "Tuning"}
 """CNI type -> class; the module has the type's name."""
 
 

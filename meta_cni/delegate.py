@@ -7,14 +7,14 @@ which other delegates there are.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
 from meta_cni.cni.config import PluginConfig
-from meta_cni.cni.errors import BadConfig, NetnsGone
+from meta_cni.cni.errors import BadConfig, CNIError, NetnsGone, join
 from meta_cni.cni.result import Result
 from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
@@ -69,6 +69,18 @@ def detach(attachment: Attachment) -> None:
     with suppress(NetnsGone):
         link.remove(attachment.namespaces.pod, attachment.interface)
     attachment.addresses.release()
+
+
+def undo(*steps: Callable[[], None]) -> None:
+    """Take every step, whatever the others raise; their errors are raised together."""
+    errors: list[CNIError] = []
+    for step in steps:
+        try:
+            step()
+        except CNIError as error:
+            errors.append(error)
+    if errors:
+        raise join(errors)
 
 
 class Delegate(Protocol):

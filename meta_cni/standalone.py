@@ -41,7 +41,7 @@ sys.exit(plugin({plugin_type!r}))
 """
 LONGEST_INTERPRETER = 253
 """BINPRM_BUF_SIZE (256, <linux/binfmts.h>) less "#!" and the end of the line."""
-UNDOING = ("dataDir", "ipMasq", "ipMasqBackend", "macspoofchk")
+UNDOING = ("dataDir", "ipMasq", "macspoofchk")
 """The keys that some delegate's delete() reads."""
 NEEDS = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
@@ -154,18 +154,31 @@ def _delete(kind: type[BuiltIn], request: Request, config: PluginConfig, namespa
         if config.ipam_type != "static":  # holds nothing on the node
             errors.append(error)
     attachment = _attachment(request, namespaces, addresses)
-    try:
-        delegate = kind(config, attachment)
-    except BadConfig:
-        wrong = config.keys_outside(UNDOING)
-        reduced = config.execution(dict.fromkeys((*wrong, "args", "runtimeConfig")))
-        delegate = kind(reduced, replace(attachment, cni_args={}))
+    delegate, wrong = _reduced(kind, config, attachment)
+    errors.extend(wrong)
     try:
         delegate.delete()
     except CNIError as error:
         errors.append(error)
     if errors:
         raise join(errors)
+
+
+def _reduced(
+    kind: type[BuiltIn], config: PluginConfig, attachment: Attachment
+) -> tuple[BuiltIn, list[CNIError]]:
+    """The delegate without the keys that a DEL does not read; if need be without the others, as errors."""
+    bare = replace(attachment, cni_args={})
+    errors: list[CNIError] = []
+    try:
+        return kind(config, attachment), errors
+    except BadConfig:
+        dropped = (*config.keys_outside(UNDOING), "args", "runtimeConfig")
+    try:
+        return kind(config.execution(dict.fromkeys(dropped)), bare), errors
+    except BadConfig as error:
+        errors.append(error)
+    return kind(config.execution(dict.fromkeys((*dropped, *config.keys_outside(())))), bare), errors
 
 
 def _act(delegate: BuiltIn, request: Request, config: PluginConfig) -> Result | None:

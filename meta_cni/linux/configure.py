@@ -178,6 +178,15 @@ def _advertise(ip: IPv6Address, interface: str) -> None:
         raw.sendto(packet, (ALL_NODES, 0, 0, sockets.if_nametoindex(interface)))
 
 
+def dns_over(config: PluginConfig, offered: DNS) -> DNS:
+    """`dns` of the configuration where it says anything, if only an empty list; else what was offered."""
+    section = config.section.section("dns")
+    lists = ("nameservers", "search", "options")
+    is_said = section is not None and any(section.value(key) is not None for key in lists)
+    own = dns_of(config)
+    return own if is_said or own.domain else offered
+
+
 def dns_of(config: PluginConfig) -> DNS:
     """`dns` of the configuration."""
     section = config.section.section("dns")

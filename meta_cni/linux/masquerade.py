@@ -18,6 +18,7 @@ from functools import partial
 from hashlib import sha512
 from ipaddress import ip_network
 
+from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import CNIError, ProgramFailed, join
 from meta_cni.cni.result import InterfaceAddress
 from meta_cni.linux import iptables, nftables
@@ -71,6 +72,14 @@ class Owner:
         """What every comment in nftables begins with."""
         pod_end = nftables.digest(f"{self.interface}:{self.container_id}")
         return f"{nftables.digest(self.network)}-{pod_end}"
+
+
+def wanted(config: PluginConfig) -> str | None:
+    """`ipMasqBackend`, empty for the node's, where `ipMasq` is on; None where it is off."""
+    is_on, backend = config.section.boolean("ipMasq"), config.section.string("ipMasqBackend")
+    if is_on and backend:
+        config.section.choice("ipMasqBackend", BACKENDS, "")
+    return backend if is_on else None
 
 
 def choose(backend: str) -> str:

@@ -15,7 +15,8 @@ import pytest
 
 from meta_cni import compose
 from meta_cni.cni.errors import KernelError
-from meta_cni.linux import address, link, netns, route
+from meta_cni.cni.result import address_of, interface_address_of
+from meta_cni.linux import address, link, netns, route, sysctl
 from meta_cni.linux.codec import ifinfmsg
 from meta_cni.linux.netlink import NLM_F_CREATE, Request, Socket
 
@@ -149,6 +150,36 @@ def pods() -> Iterator[Callable[[str], PodNetns]]:
             return made
 
         yield make
+
+
+@pytest.fixture
+def outside(host: Socket) -> Iterator[PodNetns]:
+    """A host behind the node: 192.0.2.2, 2001:db8::2, by way of the node's 192.0.2.1 and 2001:db8::1."""
+    made = PodNetns("outside")
+    host.request([link.create_veth("up0", "eth0", made.fd)])
+    sysctl.write("net/ipv6/conf/up0/accept_dad", "0")  # usable at once
+    netns.run_in(made.fd, lambda: sysctl.write("net/ipv6/conf/eth0/accept_dad", "0"))
+    for socket, name, last in ((host, "up0", 1), (made.socket, "eth0", 2)):
+        index = link.require(socket, name, "link").index
+        addresses = (f"192.0.2.{last}/24", f"2001:db8::{last}/64")
+        socket.request(
+            [
+                link.set_link(index, is_up=True),
+                *(address.add(index, interface_address_of(each)) for each in addresses),
+            ]
+        )
+    for gateway, destination in (("192.0.2.1", route.ANYWHERE[4]), ("2001:db8::1", route.ANYWHERE[6])):
+        made.socket.request([route.add(route.Route(destination, address_of(gateway)))])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node_fd(host: Socket) -> Iterator[int]:
+    """The node's own namespace."""
+    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    yield descriptor
+    os.close(descriptor)
 
 
 def ranges(subnet: int) -> list[list[dict[str, str]]]:
