@@ -3,8 +3,9 @@ bridge: a veth pair with its host end in a bridge (containernetworking/plugins, 
 
 The pair is made by one message, its pod end in place with name, MAC and MTU. Unlike the
 reference: nothing is left behind by a failing ADD, a DEL needs no link to release addresses,
-CHECK works without IPAM and whoever made the bridge promiscuous, and VLANs on a bridge that
-does not filter them are refused instead of being without effect.
+CHECK works without IPAM and whoever made the bridge promiscuous, VLANs on a bridge that does not
+filter them are refused instead of being without effect, and what masquerades a pod or checks its
+MAC is removed when link or namespace went first.
 """
 
 import errno
@@ -12,10 +13,10 @@ import time
 from dataclasses import dataclass, replace
 
 from meta_cni.cni.config import PluginConfig, Section
-from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError
+from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable, ProgramFailed
 from meta_cni.cni.result import Interface, InterfaceAddress, IPConfig, Result, Route
-from meta_cni.delegate import Attachment, Valid, detach, requested_mac, unimplemented
-from meta_cni.linux import address, configure, link, sysctl, vlan
+from meta_cni.delegate import Attachment, Valid, detach, requested_mac, undo, unimplemented
+from meta_cni.linux import address, configure, link, masquerade, spoof, sysctl, vlan
 from meta_cni.linux.address import interface_address
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Request
@@ -24,7 +25,7 @@ from meta_cni.linux.route import ANYWHERE
 KEYS = (
     *("bridge", "isGateway", "isDefaultGateway", "forceAddress", "mtu", "hairpinMode", "promiscMode"),
     *("enabledad", "disableContainerInterface", "portIsolation", "mac"),
-    *("vlan", "vlanTrunk", "preserveDefaultVlan"),
+    *("vlan", "vlanTrunk", "preserveDefaultVlan", "ipMasq", "ipMasqBackend", "macspoofchk"),
 )
 DEFAULT_BRIDGE = "cni0"
 FORWARDING = 3  # BR_STATE_FORWARDING, <linux/if_bridge.h>
@@ -103,6 +104,10 @@ class Bridge:
         self.is_pod_down = section.boolean("disableContainerInterface")
         self.is_isolated = section.boolean("portIsolation")
         self.mac = requested_mac(config, attachment, is_args_first=True)
+        self.masquerade = masquerade.wanted(config)
+        self.is_spoof_checked = section.boolean("macspoofchk")
+        whose = (config.network, attachment.container_id, attachment.interface)
+        self.owner, self.guarded = masquerade.Owner(*whose), spoof.Guarded(*whose)
         self.vlans = Vlans.parse(section)
         self.vlan = section.integer("vlan")
         if self.is_hairpin and self.is_promiscuous:
@@ -123,8 +128,10 @@ class Bridge:
     def add(self, previous: Result | None) -> Result:
         """Create the pair and configure its pod end; what failed is removed by delete()."""
         host = self.attachment.namespaces.host
+        backend = self._packet_filters()
         bridge = self._bridge()
         addresses = self._with_gateways(self.attachment.addresses.acquire())
+        masquerade.require(backend, [each.address for each in addresses.ips])
         host_name = link.random_veth_name()
         request = link.create_veth(
             host_name,
@@ -139,6 +146,9 @@ class Bridge:
         port, pod_index = link.veth_indexes(reply)
         host.request(self._port_requests(bridge, port))
         sysctl.write(f"net/ipv6/conf/{host_name}/accept_ra", "0")
+        if self.is_spoof_checked:  # before the pod's end is up
+            made = link.require(self.attachment.namespaces.pod, self.attachment.interface, "veth")
+            spoof.setup(self.guarded, host_name, made.mac)
         ips = tuple(replace(each, interface=POD) for each in addresses.ips)
         addresses = replace(addresses, ips=ips)
         pod_end = configure.configure(
@@ -149,10 +159,18 @@ class Bridge:
             is_up=not self.is_pod_down,
         )
         gateway = self._be_gateway(bridge, ips) if self.is_gateway and ips else None
+        if backend and ips:
+            masquerade.setup(backend, self.owner, [each.address for each in ips])
         ends = self._wait_for_port(bridge.index, port)
         if not self.is_pod_down:
             configure.announce(self.attachment.namespaces, pod_end.name, ips)
         return self._told((*ends, pod_end), gateway, addresses)
+
+    def _packet_filters(self) -> str:
+        """The backend of a masquerade, empty for none; raises ProgramFailed when a program is missing."""
+        if self.is_spoof_checked:
+            spoof.require()
+        return masquerade.choose(self.masquerade) if self.masquerade is not None else ""
 
     def _port_requests(self, bridge: Link, port: int) -> list[Request]:
         """What makes the host end the port that was asked for."""
@@ -172,7 +190,7 @@ class Bridge:
             Interface(pod_end.name, pod_end.mac, self.attachment.netns),
             *([Interface(gateway.name, gateway.mac)] if gateway and self.vlan else []),
         )
-        dns = configure.dns_of(self.config) or addresses.dns
+        dns = configure.dns_over(self.config, addresses.dns)
         return replace(addresses, interfaces=interfaces, dns=dns)
 
     def _bridge(self) -> Link:
@@ -312,7 +330,18 @@ class Bridge:
         if veth is None or veth.master != bridge.index:
             raise CheckFailed(f"check {found.name}: its host end is not a port of bridge {self.bridge}")
         self._check_vlans(veth)
+        self._check_packet_filters(veth, found, previous)
         self.attachment.addresses.check(previous)
+
+    def _check_packet_filters(self, port: Link, pod_end: Link, previous: Result) -> None:
+        """Every address is masqueraded, and every frame looked at, where that was asked for."""
+        told = enumerate(previous.interfaces)
+        indexes = [number for number, each in told if each.name == pod_end.name and each.sandbox]
+        own = [each.address for each in previous.ips if each.interface in (None, *indexes)]
+        if self.masquerade is not None and not masquerade.is_set_up(self.owner, own):
+            raise CheckFailed(f"check {pod_end.name}: not all of its addresses are masqueraded")
+        if self.is_spoof_checked and not spoof.is_set_up(self.guarded, port.name, pod_end.mac):
+            raise CheckFailed(f"check {pod_end.name}: its port {port.name} takes frames from other addresses")
 
     def _check_vlans(self, port: Link) -> None:
         """The port is in every VLAN that was asked for, and it is native where it is to be."""
@@ -329,16 +358,36 @@ class Bridge:
             )
 
     def delete(self) -> None:
-        """Delete the pair, then give the addresses back; the bridge stays."""
-        detach(self.attachment)
+        """Delete the pair, give the addresses back, and remove what was for them; the bridge stays."""
+        undo(self._unmask, lambda: detach(self.attachment), self._unguard)
+
+    def _unmask(self) -> None:
+        if self.masquerade is not None:
+            masquerade.teardown(self.owner)
+
+    def _unguard(self) -> None:
+        if self.is_spoof_checked:
+            spoof.teardown(self.guarded)
 
     @classmethod
     def status(cls, config: PluginConfig) -> None:
-        """A bridge is made when it is missing: nothing can be said before an ADD."""
+        """A bridge is made when it is missing; the packet filters' programs must be there."""
+        try:
+            if config.section.boolean("macspoofchk"):
+                spoof.require()
+            backend = masquerade.wanted(config)
+            if backend is not None:
+                masquerade.choose(backend)
+        except ProgramFailed as error:
+            raise NotAvailable(f"{config.where}: {error.message}") from None
 
     @classmethod
     def collect(cls, config: PluginConfig, valid: Valid) -> None:
-        """The links died with the pod's namespace; there is nothing else."""
+        """The links died with the pods' namespaces; what the packet filters had for them did not."""
+        if masquerade.wanted(config) is not None:
+            masquerade.collect(config.network, valid)
+        if config.section.boolean("macspoofchk"):
+            spoof.collect(config.network, valid)
 
     @classmethod
     def refuses(cls, config: PluginConfig) -> str:

@@ -27,6 +27,11 @@ def binaries(name: str) -> list[str]:
     return [str(path) for path in found if os.access(path, os.X_OK)]
 
 
+def masquerading(name: str, backend: str) -> list[str]:
+    """As binaries(), but only those that know the backend: Debian's 1.1 has iptables alone."""
+    return [each for each in binaries(name) if backend == "iptables" or not each.startswith("/usr/lib/cni/")]
+
+
 def references(name: str) -> list[str]:
     """As binaries(), but the test skips by the plugin's name where there is none."""
     found = binaries(name)

@@ -14,7 +14,7 @@ from meta_cni.cni.result import interface_address_of
 from meta_cni.linux import address, link, masquerade, program, route, sysctl
 from meta_cni.linux.masquerade import BACKENDS, Owner
 from meta_cni.linux.netlink import Socket
-from tests.netns.chain import binaries, environment, ours, references, theirs
+from tests.netns.chain import environment, masquerading, ours, references, theirs
 from tests.netns.conftest import PodNetns, ranges
 from tests.netns.traffic import is_reached, is_refused, source_seen
 
@@ -125,17 +125,18 @@ def test_del_removes_the_masquerade_when_the_link_went_first(
 ):
     """The reference asks the link for its addresses, and leaves the rules when there is none."""
     variables = {"CNI_NETNS": ""} if gone != "link" else {}
-    calls = {each: theirs(each, pod) for each in binaries("ptp") if "/usr" not in each}
+    calls = {each: theirs(each, pod) for each in masquerading("ptp", backend)}
     left = {}
     for name, call in {**calls, "ours": ours("ptp", pod)}.items():
-        given = config(tmp_path / str(len(left)), ipMasq=True, ipMasqBackend=backend)
+        directory = tmp_path / str(len(left))
+        given = {**config(directory, ipMasq=True, ipMasqBackend=backend), "cniVersion": "1.0.0"}
         answer, code = call("ADD", given)
         assert code == 0, answer
         assert masqueraded(packet_filters)
         if gone != "namespace":
             pod.socket.request([link.delete("eth0")])
         assert ({}, 0) == call("DEL", given, **variables)
-        left[name] = (masqueraded(packet_filters), reserved(tmp_path / str(len(left))))
+        left[name] = (masqueraded(packet_filters), reserved(directory))
         pod.socket.request([link.delete("eth0")])
         masquerade.teardown(Owner("net", "c1", "eth0"))
 
@@ -149,9 +150,8 @@ def test_each_can_undo_the_others_add(
     packet_filters: Rules, pod: PodNetns, host: Socket, tmp_path: Path, backend: str
 ):
     """A node whose plugins are exchanged while pods run."""
-    for binary in references("ptp"):
-        if "/usr" in binary and backend == "nftables":
-            continue  # Debian's 1.1 knows no backend but iptables
+    references("ptp")
+    for binary in masquerading("ptp", backend):
         given = {**config(tmp_path, ipMasq=True, ipMasqBackend=backend), "cniVersion": "1.0.0"}
         for first, other in (
             (ours("ptp", pod), theirs(binary, pod)),
