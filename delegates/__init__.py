@@ -4,7 +4,14 @@ from importlib import import_module
 
 from meta_cni.delegate import BuiltIn
 
-BUILTIN = {"bridge": "Bridge", "macvlan": "Macvlan", "ptp": "Ptp", "tuning": "Tuning"}
+BUILTIN = {
+    "bridge": "Bridge",
+    "macvlan": "Macvlan",
+    "ptp": "Ptp",
+    "route-override": "RouteOverride",
+    "tap": "Tap",
+    "tuning": "Tuning",
+}
 """CNI type -> class; the module has the type's name."""
 
 

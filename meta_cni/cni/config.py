@@ -22,6 +22,7 @@ from meta_cni.cni.result import (
     Address,
     InterfaceAddress,
     Network,
+    Route,
     address_of,
     interface_address_of,
     network_of,
@@ -326,6 +327,25 @@ class Section:
             return network_of(text)
         except ValueError:
             raise self.wrong(key, "a network in CIDR notation, for example 10.1.2.0/24") from None
+
+    def routes(self, key: str) -> tuple[Route, ...]:
+        """A list of routes, with everything a Result's route may have."""
+        return tuple(_route(each) for each in self.sections(key))
+
+
+def _route(section: Section) -> Route:
+    def number(key: str, maximum: int) -> int | None:
+        return section.integer(key, maximum=maximum) if section.value(key) is not None else None
+
+    return Route(
+        destination=section.network("dst"),
+        gateway=section.address("gw"),
+        mtu=section.integer("mtu"),
+        advmss=section.integer("advmss"),
+        priority=section.integer("priority", maximum=2**32 - 1),
+        table=number("table", 2**32 - 1),
+        scope=number("scope", 255),
+    )
 
 
 def _shown(value: object) -> str:

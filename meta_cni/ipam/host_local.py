@@ -206,7 +206,7 @@ def parse(config: PluginConfig, cni_args: Mapping[str, str]) -> Options:
     keys.require_one_per_family(config, (each[0].subnet.version for each in sets))
     return Options(
         sets=sets,
-        routes=keys.routes(section),
+        routes=section.routes("routes"),
         resolv_conf=section.string("resolvConf"),
         directory=_directory(config, section),
         requested=_asked(config, cni_args),

@@ -11,7 +11,7 @@ from ipaddress import IPv6Interface, ip_interface
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig
-from meta_cni.cni.result import DNS, InterfaceAddress, Route
+from meta_cni.cni.result import DNS, InterfaceAddress
 from meta_cni.cni.version import at_least
 
 
@@ -53,23 +53,6 @@ def interface_address(text: str) -> InterfaceAddress:
     if isinstance(address, IPv6Interface) and address.ip.ipv4_mapped is not None:
         return ip_interface(f"{address.ip.ipv4_mapped}/{max(0, address.network.prefixlen - 96)}")
     return address
-
-
-def routes(section: Section) -> tuple[Route, ...]:
-    """`routes` of an ipam section, with everything a Result's route may have."""
-    return tuple(_route(each) for each in section.sections("routes"))
-
-
-def _route(section: Section) -> Route:
-    return Route(
-        destination=section.network("dst"),
-        gateway=section.address("gw"),
-        mtu=section.integer("mtu"),
-        advmss=section.integer("advmss"),
-        priority=section.integer("priority", maximum=2**32 - 1),
-        table=section.integer("table", maximum=2**32 - 1) if section.value("table") is not None else None,
-        scope=section.integer("scope", maximum=255) if section.value("scope") is not None else None,
-    )
 
 
 def dns(section: Section) -> DNS:

@@ -58,7 +58,7 @@ def parse(config: PluginConfig, cni_args: Mapping[str, str]) -> Result:
         if texts:
             ips = tuple(IPConfig(_listed(f"{config.where}: {where}", text)) for text in texts)
     keys.require_one_per_family(config, (each.address.version for each in ips))
-    return Result(ips=ips, routes=keys.routes(section), dns=keys.dns(section))
+    return Result(ips=ips, routes=section.routes("routes"), dns=keys.dns(section))
 
 
 def _configured(section: Section) -> tuple[IPConfig, ...]:

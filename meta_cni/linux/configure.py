@@ -43,7 +43,7 @@ def configure(
         namespaces.run(lambda: _enable_ipv6(found.name))
     batch = [link.set_link(found.index, is_up=True)] if is_up else []
     batch += [address.add(found.index, each.address, is_nodad=is_nodad) for each in result.ips]
-    batch += [route.add(each, append=True) for each in _routes(found.index, result)]
+    batch += [route.add(each, append=True) for each in routes_of(found.index, result)]
     *_, reply = namespaces.pod.request([*batch, link.look_up_index(found.index)])
     return link.found_in(reply)
 
@@ -54,7 +54,8 @@ def _enable_ipv6(interface: str) -> None:
     sysctl.write(f"net/ipv6/conf/{interface}/keep_addr_on_down", "1")
 
 
-def _routes(index: int, result: Result) -> list[Route]:
+def routes_of(index: int, result: Result) -> list[Route]:
+    """A result's routes as they are set on a link of the pod."""
     return [
         Route(
             destination=each.destination,

@@ -291,6 +291,12 @@ def set_link(
     return Request(f"change link {name or index}", message, RTM_NEWLINK)
 
 
+def set_group(index: int, group: int) -> Request:
+    """Put a link that was not made with it into a group."""
+    message = pack.link(pack.u32(IFLA_GROUP, group), index=index)
+    return Request(f"put link {index} into group {group:#x}", message, RTM_NEWLINK)
+
+
 def set_port(index: int, *, is_hairpin: bool | None = None, is_isolated: bool | None = None) -> Request:
     """Change a link as a port of its bridge."""
     wanted = ((IFLA_BRPORT_MODE, is_hairpin), (IFLA_BRPORT_ISOLATED, is_isolated))

@@ -20,6 +20,7 @@ FLAGS = {"UP", "PROMISC", "ALLMULTI", "NOARP", "DYNAMIC"}
 DATA = (
     *("vlan_filtering", "vlan_default_pvid", "vlan_protocol", "stp_state", "mcast_snooping"),
     *("ageing_time", "forward_delay", "group_fwd_mask", "mode", "bcqueuelen", "flags", "multi_queue"),
+    *("type", "user", "group", "persist", "pi", "vnet_hdr"),
 )
 PORT = (
     *("state", "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "mcast_flood"),

@@ -1,0 +1,117 @@
+"""
+tap: a device in the pod for a virtual machine's network card (containernetworking/plugins, main/tap).
+
+Unlike the reference: no `ip` is run unless a SELinux context is asked for, the key `mac` works
+with owner and group as well, DNS of the IPAM is kept, a failing ADD leaves nothing, and CHECK
+looks at the device, too.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import BadConfig, CheckFailed, NotAvailable
+from meta_cni.cni.result import Interface, Result
+from meta_cni.delegate import Attachment, Valid, detach, requested_mac, unimplemented
+from meta_cni.linux import configure, link, tuntap
+from meta_cni.linux.link import Link
+
+KEYS = ("multiQueue", "mtu", "mac", "owner", "group", "selinuxContext", "bridge")
+LARGEST_ID = 2**32 - 2
+"""Of a user or group; the one above stands for none (chown(2))."""
+
+
+class Tap:
+    """One attachment."""
+
+    def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
+        section = config.section
+        self.config = config
+        self.attachment = attachment
+        self.is_multi_queue = section.boolean("multiQueue")
+        self.mtu = section.integer("mtu", maximum=65535)
+        self.owner, self.group = (_id(config, key) for key in ("owner", "group"))
+        self.label = section.string("selinuxContext")
+        self.bridge = section.string("bridge")
+        self.mac = requested_mac(config, attachment)
+
+    def add(self, previous: Result | None) -> Result:
+        """Create the device in the pod, with its addresses; what failed is removed by delete()."""
+        bridge = self._bridge()
+        addresses = self.attachment.addresses.acquire()
+        made = self._create(bridge)
+        result = replace(
+            configure.with_gateways(addresses),
+            ips=tuple(replace(each, interface=0) for each in addresses.ips),
+            dns=configure.dns_over(self.config, addresses.dns),
+        )
+        found = configure.configure(self.attachment.namespaces, made, result)
+        configure.announce(self.attachment.namespaces, found.name, result.ips)
+        return replace(result, interfaces=(Interface(found.name, found.mac, self.attachment.netns),))
+
+    def _bridge(self) -> Link | None:
+        """The bridge that the device is to be a port of; it is in the pod."""
+        if not self.bridge:
+            return None
+        found = link.find(self.attachment.namespaces.pod, self.bridge)
+        if found is None or found.kind != "bridge":
+            raise BadConfig(f"{self.config.where}: bridge {self.bridge!r}: expected a bridge in the pod")
+        return found
+
+    def _create(self, bridge: Link | None) -> Link:
+        namespaces, name = self.attachment.namespaces, self.attachment.interface
+        make = (
+            partial(tuntap.create_labelled, name, self.label) if self.label else partial(tuntap.create, name)
+        )
+        namespaces.run(partial(make, is_multi_queue=self.is_multi_queue, owner=self.owner, group=self.group))
+        made = link.require(namespaces.pod, name, "tap")
+        change = link.set_link(
+            made.index,
+            mac=self.mac,
+            mtu=self.mtu,
+            master=bridge.index if bridge is not None else None,
+        )
+        batch = [replace(change, action=f"set up tap {name}")]
+        if self.attachment.group:
+            batch.append(link.set_group(made.index, self.attachment.group))
+        namespaces.pod.request(batch)
+        return made
+
+    def check(self, previous: Result) -> None:
+        """The device is a tap with the result's MAC, addresses and routes, in its bridge."""
+        pod = self.attachment.namespaces.pod
+        found = configure.check(self.attachment.namespaces, self.attachment.interface, previous)
+        if found.kind != "tun":
+            raise CheckFailed(f"check {found.name}: it is {found.kind or 'a device'}: expected tap")
+        if self.bridge:
+            bridge = link.find(pod, self.bridge)
+            if bridge is None or found.master != bridge.index:
+                raise CheckFailed(f"check {found.name}: it is not a port of bridge {self.bridge}")
+        self.attachment.addresses.check(previous)
+
+    def delete(self) -> None:
+        """Delete the device, then give the addresses back."""
+        detach(self.attachment)
+
+    @classmethod
+    def status(cls, config: PluginConfig) -> None:
+        """The node must be able to make such devices."""
+        reason = tuntap.unavailable()
+        if reason:
+            raise NotAvailable(f"{config.where}: {reason}")
+
+    @classmethod
+    def collect(cls, config: PluginConfig, valid: Valid) -> None:
+        """The devices died with the pod's namespace; there is nothing else."""
+
+    @classmethod
+    def refuses(cls, config: PluginConfig) -> str:
+        """Keys that only the binary knows."""
+        return unimplemented(config, KEYS)
+
+
+def _id(config: PluginConfig, key: str) -> int | None:
+    """A user or a group; None when it is not given, for 0 is root."""
+    if config.section.value(key) is None:
+        return None
+    return config.section.integer(key, maximum=LARGEST_ID)
