@@ -202,9 +202,9 @@ def test_version_is_answered_without_standard_input(node: Node):
 def test_policy_builtin_refuses_what_only_the_binary_knows(node: Node):
     """delegatePolicy says why it cannot be followed."""
     node.settings = {"networks": {"default": {"delegatePolicy": "builtin"}}}
-    node.settings["delegates"] = [node.bridge("default", 244) | {"ipMasq": True}]
+    node.settings["delegates"] = [node.bridge("default", 244) | {"frobnicate": True}]
 
-    assert "ipMasq True is not built in" in node.fail()["msg"]
+    assert "frobnicate True is not built in" in node.fail()["msg"]
 
 
 @pytest.mark.parametrize(
