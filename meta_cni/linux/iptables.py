@@ -71,10 +71,12 @@ def _rule(line: str) -> Rule:
     )
 
 
-def change(version: int, prefix: str, transaction: Callable[[Nat], Sequence[str]]) -> None:
-    """Apply the lines that `transaction` makes of what there is; none change nothing."""
+def change(
+    version: int, prefix: str, transaction: Callable[[Nat], Sequence[str]], found: Nat | None = None
+) -> None:
+    """Apply the lines that `transaction` makes of what there is, or was found; none change nothing."""
     for attempt in range(1, TRIES + 1):
-        lines = transaction(read(version, prefix))
+        lines = transaction(found if found is not None else read(version, prefix))
         text = "".join(f"{line}\n" for line in ("*nat", *lines, "COMMIT"))
         try:
             if lines:
@@ -83,9 +85,17 @@ def change(version: int, prefix: str, transaction: Callable[[Nat], Sequence[str]
         except ProgramFailed as error:
             if attempt == TRIES or error.status is None:
                 raise
+            found = None
 
 
 def change_if_there(version: int, prefix: str, transaction: Callable[[Nat], Sequence[str]]) -> None:
     """As change(), but where iptables is missing or does not reach the kernel there is nothing to change."""
-    if program.find(PROGRAMS[version]) and works(version):
-        change(version, prefix, transaction)
+    if not program.find(PROGRAMS[version]):
+        return
+    try:
+        found = read(version, prefix)
+    except ProgramFailed as error:
+        if error.status is None:
+            raise
+        return
+    change(version, prefix, transaction, found)

@@ -81,23 +81,32 @@ def _objects(printed: str, kind: str) -> Iterator[dict[str, Any]]:
     return (each[kind] for each in listed if kind in each)
 
 
-def change(family: str, name: str, transaction: Callable[[Table], str]) -> None:
-    """Apply what `transaction` makes of the table as it is; an empty text changes nothing."""
+def change(family: str, name: str, transaction: Callable[[Table], str], found: Table | None = None) -> None:
+    """Apply what `transaction` makes of the table as it is, or was found; an empty text changes nothing."""
     for attempt in range(1, TRIES + 1):
-        commands = transaction(read(family, name))
+        commands = transaction(found if found is not None else read(family, name))
+        form = ["-j"] if commands.startswith("{") else []
         try:
             if commands:
-                program.run([NAME, *(["-j"] if commands.startswith("{") else []), "-f", "-"], commands)
+                program.run([NAME, *form, "-f", "-"], commands)
             return
         except ProgramFailed as error:
             if attempt == TRIES or error.status is None:
                 raise
+            found = None
 
 
 def change_if_there(family: str, name: str, transaction: Callable[[Table], str]) -> None:
     """As change(), but where nft is missing or does not reach the kernel there is nothing to change."""
-    if program.find(NAME) and works():
-        change(family, name, transaction)
+    if not program.find(NAME):
+        return
+    try:
+        found = read(family, name)
+    except ProgramFailed as error:
+        if error.status is None or works():
+            raise
+        return
+    change(family, name, transaction, found)
 
 
 def as_json(commands: Sequence[Mapping[str, Any]]) -> str:

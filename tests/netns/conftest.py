@@ -83,6 +83,7 @@ def packet_filters() -> Iterator[Callable[[], list[str]]]:
         lines = (line.strip() for text in printed for line in text.splitlines())
         return [line for line in lines if line not in ("", "}") and not line.startswith(("-P", "table", "#"))]
 
+    _printed("nft", "flush", "ruleset")
     yield rules
     _printed("nft", "flush", "ruleset")
 

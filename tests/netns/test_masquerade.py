@@ -303,6 +303,32 @@ def test_teardown_tells_of_each_backend_that_refuses(packet_filters: Rules, monk
     assert not about(packet_filters, "10.1.0.2")
 
 
+@pytest.mark.parametrize("name", ["iptables", "nft"])
+def test_teardown_tells_of_a_program_that_hangs(
+    packet_filters: Rules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+):
+    """Its rules may be there: the next DEL has to look again."""
+    directory = only(tmp_path / "bin", *{"iptables", "nft"} - {name})
+    hanging = Path(directory, name)
+    hanging.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    hanging.chmod(0o755)
+    monkeypatch.setenv("PATH", directory)
+    monkeypatch.setattr(program, "DEADLINE_S", 0.2)
+
+    with pytest.raises(ProgramFailed, match=rf"run {name} .*: no answer within 0.2 s"):
+        masquerade.teardown(ETH0)
+
+
+def test_teardown_tells_of_a_table_that_cannot_be_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """It is there, and so may be the rules."""
+    listed = '{"nftables": [{"table": {"family": "inet", "name": "cni_plugins_masquerade"}}]}'
+    text = f"""test "$3" = tables && echo '{listed}' && exit 0; echo busy >&2; exit 1"""
+    monkeypatch.setenv("PATH", script(tmp_path / "bin", text))
+
+    with pytest.raises(ProgramFailed, match="busy"):
+        masquerade.teardown(ETH0)
+
+
 @each_backend
 def test_a_rule_that_somebody_removes_meanwhile_is_no_failure(
     packet_filters: Rules, monkeypatch: pytest.MonkeyPatch, backend: str
