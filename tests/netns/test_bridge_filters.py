@@ -12,7 +12,7 @@ from meta_cni.linux.masquerade import BACKENDS, Owner
 from meta_cni.linux.netlink import Socket
 from meta_cni.linux.spoof import Guarded
 from tests.netns.chain import masquerading, ours, references, theirs
-from tests.netns.conftest import PodNetns, ranges
+from tests.netns.conftest import Node, PodNetns, ranges
 from tests.netns.traffic import SILENCE_S, Wire, is_reached, source_seen
 
 Rules = Callable[[], list[str]]
@@ -141,6 +141,22 @@ def test_no_rule_is_left_when_the_link_went_first(
     by_comment = gone == "link" and backend == "nftables"
     assert all(by_comment != bool(rules) for rules, _, _ in left.values())
     assert all((gone != "link") == bool(found) for _, found, _ in left.values())
+
+
+def test_a_pod_of_ours_whose_namespace_is_gone_leaves_no_rule(packet_filters: Rules, node: Node):
+    """Two networks, each with its backend: links are deleted together, rules by each delegate."""
+    node.settings["delegates"] = [node.bridge("default", 80, isGateway=True, ipMasq=True, macspoofchk=True)]
+    node.nad("one", {**node.bridge("", 81), "isGateway": True, "ipMasq": True, "ipMasqBackend": "nftables"})
+    node.annotate("one")
+    node.add()
+    assert 2 == len([line for line in packet_filters() if "masquerade comment" in line])
+    assert masqueraded(packet_filters)
+    assert guards(packet_filters)
+
+    node.delete(CNI_NETNS="")
+
+    assert [] == [*masqueraded(packet_filters), *guards(packet_filters)]
+    assert not [line for line in packet_filters() if "10.81." in line]
 
 
 def test_layer_2_has_nothing_to_masquerade(packet_filters: Rules, pod: PodNetns, host: Socket):

@@ -303,6 +303,45 @@ def test_teardown_tells_of_each_backend_that_refuses(packet_filters: Rules, monk
     assert not about(packet_filters, "10.1.0.2")
 
 
+@pytest.fixture
+def older_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """iptables is the one that does not use nftables (x_tables); the test skips where there is none."""
+    binary = program.find("xtables-legacy-multi")
+    if not binary:
+        pytest.skip("no iptables-legacy")
+    (tmp_path / "bin").mkdir()
+    for name in ("iptables", "ip6tables"):
+        for each in (name, f"{name}-restore"):
+            (tmp_path / "bin" / each).symlink_to(binary)
+    if subprocess.run([tmp_path / "bin" / "iptables", "-t", "nat", "-S"], capture_output=True).returncode:
+        pytest.skip("kernel has no x_tables")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+
+@pytest.mark.usefixtures("packet_filters", "older_iptables")
+def test_the_older_iptables_does_the_same():
+    """Nodes that were installed long ago."""
+
+    def listed() -> list[str]:
+        printed = [program.run([each, "-t", "nat", "-S"]) for each in ("iptables", "ip6tables")]
+        return [line for text in printed for line in text.splitlines() if "CNI-" in line]
+
+    assert "iptables" == masquerade.choose("")
+    masquerade.setup("iptables", ETH0, [FOUR, SIX])
+    alone = listed()
+    masquerade.setup("iptables", NET1, [OTHER])
+    masquerade.setup("iptables", NEWER, [FOUR])
+    assert len(alone) + 3 + 5 == len(listed())
+
+    masquerade.teardown(NET1)
+    masquerade.collect("net", {("c1", "eth0")})
+
+    assert sorted(alone) == sorted(listed())
+    assert masquerade.is_set_up(ETH0, [FOUR, SIX])
+    masquerade.teardown(ETH0)
+    assert [] == listed()
+
+
 @pytest.mark.parametrize("name", ["iptables", "nft"])
 def test_teardown_tells_of_a_program_that_hangs(
     packet_filters: Rules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str

@@ -11,7 +11,7 @@ import pytest
 from meta_cni import standalone
 from meta_cni.cni.errors import KernelError
 from meta_cni.cni.result import interface_address_of
-from meta_cni.linux import address, link, masquerade, program, route, sysctl
+from meta_cni.linux import address, link, masquerade, netns, program, route, sysctl
 from meta_cni.linux.masquerade import BACKENDS, Owner
 from meta_cni.linux.netlink import Socket
 from tests.netns.chain import environment, masquerading, ours, references, theirs
@@ -125,6 +125,7 @@ def test_del_removes_the_masquerade_when_the_link_went_first(
 ):
     """The reference asks the link for its addresses, and leaves the rules when there is none."""
     variables = {"CNI_NETNS": ""} if gone != "link" else {}
+    netns.run_in(pod.fd, lambda: sysctl.write("net/ipv6/conf/default/accept_dad", "0"))  # it waits for it
     calls = {each: theirs(each, pod) for each in masquerading("ptp", backend)}
     left = {}
     for name, call in {**calls, "ours": ours("ptp", pod)}.items():
