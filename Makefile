@@ -137,6 +137,7 @@ packet-filters:
 newest-reference: .reference/VERSION
 
 PLUGINS := github.com/containernetworking/plugins
+ROUTE_OVERRIDE := https://github.com/openshift/route-override-cni
 .reference/VERSION:
 	@if ! command -v go >/dev/null; then
 		echo "no Go here: the newest reference CNI plugins are not built, the distribution's are compared with"
@@ -152,5 +153,10 @@ PLUGINS := github.com/containernetworking/plugins
 		rm -rf "$$directory" "$$directory.log"
 		exit 0
 	fi
+	override=$$directory/go/route-override-cni
+	if git clone --quiet --depth 1 $(ROUTE_OVERRIDE) "$$override" 2>/dev/null; then
+		(cd "$$override" && go build -o "$$directory/bin/route-override" ./cmd/route-override 2>/dev/null) || true
+	fi
+	[ -x "$$directory/bin/route-override" ] || echo "no reference route-override: its scenarios skip"
 	rm -f "$$directory.log"
 	go version -m "$$directory/bin/bridge" | awk '$$1 == "mod" { print $$3 }' >$@

@@ -29,9 +29,12 @@ KERNEL_FEATURES_MISSING_IN_CI = (
 
 PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox")
 
+REFERENCES_MISSING_IN_CI = ("route-override",)  # in no distribution, and in no Go proxy
+
 MISSING_IN_CI = {
     *(f"kernel has no {feature}" for feature in KERNEL_FEATURES_MISSING_IN_CI),
     *(f"no {program}" for program in PROGRAMS_MISSING_IN_CI),
+    *(f"no reference plugin {plugin}" for plugin in REFERENCES_MISSING_IN_CI),
 }
 """The only reasons for which a test may be skipped where CI=true."""
 
