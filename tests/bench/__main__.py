@@ -21,16 +21,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from meta_cni import standalone
-from meta_cni.linux import link, netns
+from meta_cni.cni import result as results
+from meta_cni.linux import configure, link, netns, route
+from meta_cni.linux.link import Link
+from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Socket
 from tests.bench.floor import Floor
 
-PATH = "/opt/cni/bin:/usr/lib/cni"
+PATH = f"{Path(__file__).parents[2]}/.reference/bin:/opt/cni/bin:/usr/lib/cni"
 VERBS = ("ADD", "CHECK", "DEL")
 TYPES: dict[str, dict[str, object]] = {
     "bridge": {"bridge": "br0", "isDefaultGateway": True},
     "macvlan": {"master": "up0"},
+    "ptp": {},
+    "tap": {},
 }
+CHAINED: dict[str, dict[str, object]] = {
+    "tuning": {"sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}, "mtu": 1400},
+    "route-override": {"flushgateway": True, "addroutes": [{"dst": "10.50.0.0/16", "gw": "10.97.0.9"}]},
+}
+"""Measured on an interface that is there."""
 Call = Callable[[dict[str, str], bytes], bytes]
 
 
@@ -59,7 +69,8 @@ def measure(call: Call, config: dict[str, object], container_id: str) -> list[fl
     """Milliseconds of ADD, CHECK and DEL of one attachment."""
     times: list[float] = []
     given = dict(config)
-    environment = {"CNI_CONTAINERID": container_id, "CNI_NETNS": "/run/netns/bench", "CNI_IFNAME": "eth0"}
+    place = "chained" if config["type"] in CHAINED else "bench"
+    environment = {"CNI_CONTAINERID": container_id, "CNI_NETNS": f"/run/netns/{place}", "CNI_IFNAME": "eth0"}
     environment |= {"CNI_PATH": PATH, "PATH": os.environ["PATH"]}
     for verb in VERBS:
         stdin = json.dumps(given).encode()
@@ -72,11 +83,37 @@ def measure(call: Call, config: dict[str, object], container_id: str) -> list[fl
 
 
 def configuration(plugin_type: str, directory: Path) -> dict[str, object]:
-    """One address of a range of its own."""
-    ipam = {"type": "host-local", "dataDir": str(directory), "subnet": "10.98.0.0/16"}
-    keys = TYPES[plugin_type]
+    """One address of a range of its own; behind another plugin its result."""
     own: dict[str, object] = {"cniVersion": "1.0.0", "name": plugin_type, "type": plugin_type}
-    return {**own, "ipam": ipam, **keys}
+    if plugin_type in CHAINED:
+        kept = {"dataDir": str(directory)} if plugin_type == "tuning" else {}
+        return {**own, **kept, "prevResult": RESULT, **CHAINED[plugin_type]}
+    ipam = {"type": "host-local", "dataDir": str(directory), "subnet": "10.98.0.0/16"}
+    return {**own, "ipam": ipam, **TYPES[plugin_type]}
+
+
+RESULT = {
+    "cniVersion": "1.0.0",
+    "interfaces": [{"name": "eth0", "sandbox": "/run/netns/chained"}],
+    "ips": [{"address": "10.97.0.2/16", "gateway": "10.97.0.1", "interface": 0}],
+}
+
+
+def chained() -> None:
+    """An interface for plugins that stand behind another one, with an address."""
+    netns.create("/run/netns/chained")
+    with Namespaces("/run/netns/chained") as namespaces:
+        (reply,) = namespaces.host.request([link.create_veth("chained0", "eth0", namespaces.pod_fd)])
+        result = results.parse(RESULT, "1.0.0")
+        configure.configure(namespaces, Link(link.veth_indexes(reply)[1], "eth0"), result)
+
+
+def restore() -> None:
+    """The routes of that interface; what route-override made goes with a pod's interface only."""
+    with Namespaces("/run/netns/chained") as namespaces:
+        for each in route.dump(namespaces.pod):
+            if each.gateway is not None:
+                namespaces.pod.request([route.delete(each)])
 
 
 def links() -> int:
@@ -93,11 +130,12 @@ def run(rounds: int) -> dict[str, list[float]]:
     samples: dict[str, list[float]] = defaultdict(list)
     netns.create("/run/netns/bench")
     floor = Floor(netns.open_netns("/run/netns/bench"), links())
+    chained()
     with tempfile.TemporaryDirectory() as scratch:
         for n in range(rounds + 1):
             found = {"floor ADD": floor.add()}
             found["floor announced DEL"], found["floor acknowledged DEL"] = floor.delete()
-            for plugin_type in TYPES:
+            for plugin_type in (*TYPES, *CHAINED):
                 calls = {"ours": ours(plugin_type)}
                 binary = shutil.which(plugin_type, path=PATH)
                 if binary is not None:
@@ -106,6 +144,7 @@ def run(rounds: int) -> dict[str, list[float]]:
                     given = configuration(plugin_type, Path(scratch) / who)
                     times = measure(call, given, f"c{n}")
                     found |= {f"{who} {plugin_type} {v}": t for v, t in zip(VERBS, times, strict=True)}
+                    restore()
             for key, value in found.items():
                 samples[key].extend([value] if n else [])
     return samples
@@ -118,15 +157,15 @@ def told(samples: dict[str, list[float]]) -> str:
     lines = [
         f"kernel's floor: ADD {floors['ADD']:.2f} ms; DEL announced {floors['DEL']:.2f} ms, "
         f"acknowledged {median['floor acknowledged DEL']:.2f} ms",
-        f"{'':14}{'ours':>10}{'reference':>12}{'ours/reference':>16}{'ours/floor':>12}",
+        f"{'':22}{'ours':>10}{'reference':>12}{'ours/reference':>16}{'ours/floor':>12}",
     ]
-    for plugin_type in TYPES:
+    for plugin_type in (*TYPES, *CHAINED):
         for verb in VERBS:
             mine = median[f"ours {plugin_type} {verb}"]
             other = median.get(f"reference {plugin_type} {verb}")
             compared = f"{other:9.2f} ms{f'1/{other / mine:.1f}':>16}" if other else f"{'-':>12}{'-':>16}"
-            above = f"{mine / floors[verb]:.1f}" if verb in floors else "-"
-            lines.append(f"{plugin_type:8}{verb:6}{mine:7.2f} ms{compared}{above:>12}")
+            above = f"{mine / floors[verb]:.1f}" if verb in floors and plugin_type in TYPES else "-"
+            lines.append(f"{plugin_type:16}{verb:6}{mine:7.2f} ms{compared}{above:>12}")
     return "\n".join(lines)
 
 
