@@ -1,6 +1,5 @@
 """A private node for every test on the kernel: nothing outside is touched, nothing may be left."""
 
-import errno
 import json
 import os
 import shutil
@@ -14,11 +13,10 @@ from typing import Any
 import pytest
 
 from meta_cni import compose
-from meta_cni.cni.errors import KernelError
 from meta_cni.cni.result import address_of, interface_address_of
 from meta_cni.linux import address, link, netns, route, sysctl
-from meta_cni.linux.codec import ifinfmsg
-from meta_cni.linux.netlink import NLM_F_CREATE, Request, Socket
+from meta_cni.linux.netlink import Socket
+from tests.netns import features
 
 REFERENCE = ("/opt/cni/bin", "/usr/lib/cni")
 
@@ -50,15 +48,7 @@ def needs_kind(host: Socket) -> Callable[[str], None]:
     """The test skips by a kind's name where the kernel makes no such links."""
 
     def need(kind: str) -> None:
-        message = ifinfmsg()
-        kind_of_link = {"attrs": [("IFLA_INFO_KIND", kind)]}
-        message["attrs"] = [("IFLA_IFNAME", "probe0"), ("IFLA_LINKINFO", kind_of_link)]
-        try:
-            host.request([Request(f"create {kind} probe0", message, link.RTM_NEWLINK, NLM_F_CREATE)])
-        except KernelError as error:  # what the kind itself refuses, for want of a master, it has
-            if error.errno == errno.EOPNOTSUPP:
-                pytest.skip(f"kernel has no {kind}")
-        host.request([link.delete("probe0")])
+        features.need(host, kind)
 
     return need
 

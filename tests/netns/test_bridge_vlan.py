@@ -1,16 +1,15 @@
 """VLANs of the built-in bridge: who hears whom, and what is refused."""
 
-import errno
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from meta_cni.cni.errors import KernelError
 from meta_cni.linux import link, vlan
 from meta_cni.linux.codec import ifinfmsg
 from meta_cni.linux.netlink import Request, Socket
 from meta_cni.linux.vlan import Membership
+from tests.netns import features
 from tests.netns.chain import ours
 from tests.netns.conftest import PodNetns
 from tests.netns.traffic import SILENCE_S, Wire, is_reached, is_refused, own_namespace
@@ -20,14 +19,8 @@ Pods = Callable[[str], PodNetns]
 
 @pytest.fixture
 def filtering(host: Socket) -> None:
-    """The test skips where the kernel's bridges cannot filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING)."""
-    try:
-        host.request([link.create_bridge("probe0", is_vlan_filtering=True)])
-    except KernelError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        pytest.skip("kernel has no bridge VLAN filtering")
-    host.request([link.delete("probe0")])
+    """The test skips where the kernel's bridges cannot filter VLANs."""
+    features.need(host, features.VLAN_FILTERING)
 
 
 def config(**keys: Any) -> dict[str, Any]:
