@@ -55,9 +55,11 @@ class Vlans:
         native = section.integer("vlan", maximum=vlan.LARGEST)
         trunk = section.sections("vlanTrunk")
         tagged = frozenset(vid for entry in trunk for vid in _trunk_vids(entry))
+        is_filtering = bool(native) or section.value("vlanTrunk") is not None
+        native = native or (TRUNK_NATIVE if tagged else 0)
         return cls(
-            is_filtering=bool(native) or section.value("vlanTrunk") is not None,
-            native=native or (TRUNK_NATIVE if tagged else 0),
+            is_filtering=is_filtering,
+            native=native,
             tagged=tagged - {native},
             is_default_kept=section.boolean("preserveDefaultVlan"),
         )

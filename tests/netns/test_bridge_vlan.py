@@ -182,6 +182,15 @@ def test_a_link_that_the_operator_gave_the_gateway_s_name_is_taken_as_it_is(pod:
 
 
 @pytest.mark.usefixtures("filtering")
+def test_check_finds_the_native_vlan_of_a_trunk_that_has_vlan_1(pod: PodNetns):
+    """ADD makes it untagged, so CHECK must not look for it tagged."""
+    trunk = [{"minID": 1, "maxID": 3}]
+    answer = add(pod, vlanTrunk=trunk)
+
+    assert ({}, 0) == ours("bridge", pod)("CHECK", config(vlanTrunk=trunk, prevResult=answer))
+
+
+@pytest.mark.usefixtures("filtering")
 def test_check_finds_a_port_that_was_taken_out_of_its_vlan(pod: PodNetns, host: Socket):
     """The pod looks well from inside, and hears nothing."""
     answer = add(pod, vlan=100, vlanTrunk=[{"id": 200}])
