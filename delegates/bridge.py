@@ -280,6 +280,7 @@ class Bridge:
             native = replace(self.vlans, native=self.vlan, tagged=frozenset())
             batch = native.requests(end.index, _default_vlan(bridge))
             host.request([*batch, *(link.set_link(each.index, is_up=True) for each in (end, found))])
+            sysctl.write(f"net/ipv6/conf/{end.name}/accept_ra", "0")
         return found
 
     def _put_address(self, gateway: Link, wanted: InterfaceAddress, present: list[InterfaceAddress]) -> None:

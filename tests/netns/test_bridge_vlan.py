@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from meta_cni.linux import link, vlan
+from meta_cni.linux import link, sysctl, vlan
 from meta_cni.linux.codec import ifinfmsg
 from meta_cni.linux.netlink import Request, Socket
 from meta_cni.linux.vlan import Membership
@@ -179,6 +179,18 @@ def test_a_link_that_the_operator_gave_the_gateway_s_name_is_taken_as_it_is(pod:
     found = link.require(host, "br0.100", "gateway")
     assert ("br0.100", found.mac) == (answer["interfaces"][3]["name"], answer["interfaces"][3]["mac"])
     assert (False, 0) == (found.is_up, link.require(host, "elsewhere", "end").master)
+
+
+@pytest.mark.usefixtures("filtering")
+def test_the_gateway_s_port_hears_no_router(pod: PodNetns, host: Socket):
+    """As every port that we make: else a pod could give the node a default route."""
+    answer = add(pod, vlan=100, isGateway=True, ipam=static("10.1.0.2/24"))
+
+    port = link.find_index(host, link.require(host, "br0.100", "gateway").parent)
+
+    assert port is not None
+    assert port.name != answer["interfaces"][1]["name"]
+    assert "0" == sysctl.read(f"net/ipv6/conf/{port.name}/accept_ra")
 
 
 @pytest.mark.usefixtures("filtering")
