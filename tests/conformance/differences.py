@@ -9,14 +9,17 @@ any more fails the run.
 import re
 from dataclasses import dataclass, field
 
+from tests.netns.features import VLAN_FILTERING
+
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs, for which plugin ("" for all), and why that is meant."""
+    """What differs, for which plugin ("" for all), why that is meant, and what its scenarios need."""
 
     pattern: str
     plugin: str
     reason: str
+    needs: str = ""
 
     def knows(self, plugin: str, line: str) -> bool:
         """Is this line such a difference?"""
@@ -121,6 +124,12 @@ INTENDED: tuple[Difference, ...] = (
         "tap",
         "the reference leaves the device under its temporary name",
     ),
+    Difference(
+        r"^bridge-vlan-trunk-has-the-native .*\.vlans\.veth#0 100: 'in it' -> 'in it PVID Egress Untagged'$",
+        "bridge",
+        "a VLAN that is asked for as untagged stays so, whatever the trunk has",
+        VLAN_FILTERING,
+    ),
     # Results.
     Difference(
         rf"\.answer\.(ip[46]\.)?routes\[\d+\]\.gw: {GONE} -> ", "", "the next hop that was set is told"
@@ -208,6 +217,19 @@ INTENDED: tuple[Difference, ...] = (
         r"^(bridge|ptp)-check-without-(node-route|masquerade|mac-check) .*CHECK-failed-here",
         "",
         "CHECK looks at the node's side, too",
+    ),
+    Difference(
+        r"^bridge-vlan-on-a-bridge-that-does-not-filter .*ADD-failed-here|"
+        r"^bridge-vlan-on-a-bridge-that-does-not-filter .*\.links\.br0\.flags: 'UP' -> ''$",
+        "bridge",
+        "VLANs without effect connect pods that are to be apart",
+        VLAN_FILTERING,
+    ),
+    Difference(
+        r"^bridge-vlan-taken-away .*CHECK-failed-here",
+        "bridge",
+        "the reference looks at no VLAN of the port",
+        VLAN_FILTERING,
     ),
     Difference(r"^static-nothing .*ADD-failed-there", "bridge", "no address is layer 2, as without IPAM"),
     Difference(r"^bridge-layer-2-check .*CHECK-failed-there", "bridge", "CHECK without IPAM"),

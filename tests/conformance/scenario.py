@@ -7,6 +7,7 @@ One YAML file each, whose name is the claim:
     about: why anyone cares
     since: 1.6.0                   # the oldest reference that has what is asked for
     versions: [1.0.0, 1.1.0]       # default: every CNI version that both speak
+    needs: bridge VLAN filtering   # what the kernel must have (tests/netns/features.py)
     before:                        # shell lines that make the node and the pod what they are
       node: [ip link add up0 type veth peer name sw0]
       pod: []
@@ -39,7 +40,7 @@ STEP_KEYS = {
     *("command", "plugin", "container", "interface", "netns", "args"),
     *("config", "stdin", "environment", "previous", "change", "error"),
 }
-SCENARIO_KEYS = {"plugin", "about", "since", "versions", "before", "config", "steps"}
+SCENARIO_KEYS = {"plugin", "about", "since", "versions", "needs", "before", "config", "steps"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Scenario:
     before: Mapping[str, list[str]] = field(default_factory=dict)
     versions: tuple[str, ...] = ()
     since: tuple[int, ...] = ()
+    needs: str = ""
 
     def in_version(self, version: str) -> "Scenario":
         """Without a CHECK that is to succeed where there is no such verb yet."""
@@ -102,6 +104,7 @@ def parse(name: str, text: str) -> Scenario:
         before=document.get("before", {}),
         versions=tuple(document.get("versions", ())),
         since=number(document.get("since", "0")),
+        needs=document.get("needs", ""),
     )
 
 

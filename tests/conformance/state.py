@@ -111,9 +111,9 @@ def _sysctls(links: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _host_only() -> State:
-    vlans = json.loads(_run("bridge", "-json", "vlan", "show") or "[]")
+    ports = json.loads(_run("bridge", "-json", "vlan", "show") or "[]")
     return {
-        "vlans": {json.dumps(each): True for each in vlans},
+        "vlans": {line: flags for each in ports for line, flags in _vlans(each)},
         "nftables": dict(_nftables(_run("nft", "list", "ruleset"))),
         "iptables": {
             key: rule
@@ -121,6 +121,13 @@ def _host_only() -> State:
             for key, rule in _iptables(command, _run(command))
         },
     }
+
+
+def _vlans(port: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """One VLAN of one port, which may be the bridge itself; a range is told by its ends."""
+    for each in port["vlans"]:
+        last = f"-{each['vlanEnd']}" if "vlanEnd" in each else ""
+        yield f"{port['ifname']} {each['vlan']}{last}", " ".join(["in it", *each.get("flags", ())])
 
 
 def _nftables(text: str) -> Iterator[tuple[str, str]]:
