@@ -6,6 +6,8 @@ from meta_cni.delegate import BuiltIn
 
 BUILTIN = {
     "bridge": "Bridge",
+    "host-device": "HostDevice",
+    "loopback": "Loopback",
     "macvlan": "Macvlan",
     "ptp": "Ptp",
     "route-override": "RouteOverride",

@@ -291,6 +291,29 @@ def set_link(
     return Request(f"change link {name or index}", message, RTM_NEWLINK)
 
 
+def move(index: int, namespace_fd: int, name: str, *, alias: str) -> Request:
+    """
+    Move a link to another namespace, under a name there, with an alias (none when it is empty).
+
+    It goes down. The kernel moves first and renames then: where the name is taken there, it has
+    been moved all the same.
+    """
+    attributes = pack.u32(IFLA_NET_NS_FD, namespace_fd) + pack.text(IFLA_IFNAME, name) + _alias(alias)
+    message = pack.link(attributes, index=index, change=IFF_UP)
+    return Request(f"move link {index} to {name}", message, RTM_NEWLINK)
+
+
+def rename(index: int, name: str, *, alias: str) -> Request:
+    """Name a link, which must be down, and give it an alias (none when it is empty)."""
+    message = pack.link(pack.text(IFLA_IFNAME, name) + _alias(alias), index=index)
+    return Request(f"rename link {index} to {name}", message, RTM_NEWLINK)
+
+
+def _alias(text: str) -> bytes:
+    """Without NUL: an alias of no length is none."""
+    return pack.attribute(IFLA_IFALIAS, text.encode(errors="surrogateescape"))
+
+
 def set_group(index: int, group: int) -> Request:
     """Put a link that was not made with it into a group."""
     message = pack.link(pack.u32(IFLA_GROUP, group), index=index)

@@ -19,7 +19,7 @@ from tests.conformance.programs import Program
 from tests.conformance.scenario import LAST, Scenario, Step
 
 NAMESPACES = "/run/netns"
-RANDOM_NAME = re.compile(r"veth[0-9a-f]{8}")
+RANDOM_NAME = re.compile(r"(?:veth|dev)[0-9a-f]{8}")
 MAC = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b")
 KNOWN_MAC = re.compile(r"00:00:00:00:00:00|02:00:5e:|ff:ff:ff:ff:ff:ff")
 

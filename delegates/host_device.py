@@ -1,0 +1,222 @@
+"""
+host-device: a link of the node, moved into the pod (containernetworking/plugins, main/host-device).
+
+The link's alias keeps its own name meanwhile, as the reference has it, so that either of the two
+can bring back what the other moved. A device is never lost: whatever fails, it is back on the
+node under its name, up if it was. Unlike the reference: one message moves, names and marks it,
+a DEL brings back what there is to be brought back and releases the addresses in any case, a link
+in the pod that nobody moved there is left alone, and DNS of the IPAM is kept.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import BadConfig, CNIError, KernelError, NetnsGone
+from meta_cni.cni.result import Interface, Result
+from meta_cni.delegate import MAC, Attachment, Valid, undo, unimplemented
+from meta_cni.linux import configure, device, link
+from meta_cni.linux.link import Link
+from meta_cni.linux.netlink import random_suffix
+
+LOG = logging.getLogger("meta_cni")
+KEYS = ("device", "hwaddr", "kernelpath", "pciBusID", "deviceID")
+"""deviceID is what a meta plugin puts beside pciBusID; it says the same."""
+KERNEL_PATHS = "/sys/devices/"
+
+
+class HostDevice:
+    """One attachment."""
+
+    def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
+        section = config.section
+        runtime = section.section("runtimeConfig")
+        self.config = config
+        self.attachment = attachment
+        self.name = section.string("device")
+        self.mac = section.string("hwaddr").lower()
+        self.kernel_path = section.string("kernelpath")
+        handed = runtime.string("deviceID") if runtime is not None else ""
+        self.address = handed or section.string("pciBusID")
+        if not (self.name or self.mac or self.kernel_path or self.address):
+            raise BadConfig(
+                f'{config.where}: specify either "device", "hwaddr", "kernelpath" or "pciBusID": '
+                "expected one of them, or the capability deviceID"
+            )
+        if self.mac and not MAC.fullmatch(self.mac):
+            raise section.wrong("hwaddr", "an Ethernet address like 02:00:5e:00:53:01")
+        if self.kernel_path and not os.path.normpath(self.kernel_path).startswith(KERNEL_PATHS):
+            raise section.wrong("kernelpath", f"a path below {KERNEL_PATHS}")
+
+    def add(self, previous: Result | None) -> Result:
+        """Move the link into the pod, with its addresses; one that is driven by a program stays."""
+        found = None if self._is_driven_by_program() else self._find()
+        addresses = self.attachment.addresses.acquire()
+        result = replace(
+            configure.with_gateways(addresses),
+            interfaces=(Interface(self.attachment.interface, "", self.attachment.netns),),
+            ips=tuple(replace(each, interface=0) for each in addresses.ips),
+            dns=configure.dns_over(self.config, addresses.dns),
+        )
+        if found is None:
+            return result
+        with self._brought_back(found):
+            moved = configure.configure(self.attachment.namespaces, self._move_in(found), result)
+        configure.announce(self.attachment.namespaces, moved.name, result.ips)
+        return replace(result, interfaces=(Interface(moved.name, moved.mac, self.attachment.netns),))
+
+    def _is_driven_by_program(self) -> bool:
+        path = device.path_of(self.address) if not (self.name or self.mac or self.kernel_path) else None
+        return path is not None and device.driver_of(path) in device.USERSPACE_DRIVERS
+
+    def _find(self) -> Link:
+        """The link on the node, by the first key that is given."""
+        host = self.attachment.namespaces.host
+        if self.mac and not self.name:
+            key, value = "hwaddr", self.mac
+            found = next((each for each in link.dump(host) if each.mac == self.mac), None)
+        else:
+            key, value, name = self._named()
+            found = link.find(host, name) if name else None
+        if found is None:
+            raise BadConfig(
+                f"{self.config.where}: {key} {value!r}: expected a device with a link on the node"
+            )
+        return found
+
+    def _named(self) -> tuple[str, str, str]:
+        """(key, its value, the link's name); the name is empty where there is no link."""
+        if self.name:
+            return "device", self.name, self.name
+        if self.kernel_path:
+            return "kernelpath", self.kernel_path, device.link_of(Path(self.kernel_path))
+        path = device.path_of(self.address)
+        return "pciBusID", self.address, device.link_of(path) if path is not None else ""
+
+    def _move_in(self, found: Link) -> Link:
+        """The link in the pod under its new name, down; its alias keeps the old one."""
+        namespaces, name = self.attachment.namespaces, self.attachment.interface
+        if link.find(namespaces.pod, name) is not None:
+            raise KernelError(f"move {found.name} to {name} in the pod", errno.EEXIST)
+        action = f"move {found.name} to {name} in the pod"
+        moving = link.move(found.index, namespaces.pod_fd, name, alias=found.name)
+        namespaces.host.request([replace(moving, action=action)])
+        return link.require(namespaces.pod, name, "device")
+
+    @contextmanager
+    def _brought_back(self, found: Link) -> Iterator[None]:
+        """Whatever fails, the link is on the node again as it was."""
+        try:
+            yield
+        except CNIError as error:
+            try:
+                self._restore(found)
+            except CNIError as undone:
+                error.message += f"; and bringing {found.name} back: {undone.message}"
+            raise
+
+    def _restore(self, before: Link) -> None:
+        """A move that failed half-way may have left it in the pod under either name."""
+        host, pod = self.attachment.namespaces.host, self.attachment.namespaces.pod
+        for name in (self.attachment.interface, before.name):
+            inside = link.find(pod, name)
+            if inside is not None and _is_same(inside, before):
+                self._move_out(inside, before.name, before.alias)
+        back = link.find(host, before.name)
+        if back is not None:
+            master = before.master or None
+            host.request([link.set_link(back.index, is_up=before.is_up or None, master=master)])
+
+    def check(self, previous: Result) -> None:
+        """The link is in the pod with the result's MAC, addresses and routes."""
+        if not self._is_driven_by_program():
+            configure.check(self.attachment.namespaces, self.attachment.interface, previous)
+        self.attachment.addresses.check(previous)
+
+    def delete(self) -> None:
+        """Bring the link back to the node, down, under its own name, and give the addresses back."""
+        undo(self._bring_back, self.attachment.addresses.release)
+
+    def _bring_back(self) -> None:
+        try:
+            inside = link.find(self.attachment.namespaces.pod, self.attachment.interface)
+        except NetnsGone:
+            self._rename_returned()
+            return
+        if inside is not None and _is_name(inside.alias):
+            self._move_out(inside, inside.alias)
+
+    def _move_out(self, inside: Link, name: str, alias: str = "") -> None:
+        """
+        To the node; where somebody has taken its name meanwhile, under a free one.
+
+        Its alias then goes on to say what its name was, and so does the log.
+        """
+        namespaces = self.attachment.namespaces
+        is_taken = link.find(namespaces.host, name) is not None
+        outside = f"dev{random_suffix()}" if is_taken else name
+        descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            moving = link.move(inside.index, descriptor, outside, alias=name if is_taken else alias)
+            namespaces.pod.request([replace(moving, action=f"move {inside.name} to {outside} on the node")])
+        finally:
+            os.close(descriptor)
+        if is_taken:
+            LOG.warning("device %s is back as %s: the node has another link of its name", name, outside)
+
+    def _rename_returned(self) -> None:
+        """
+        A physical device that came back by itself when its namespace ended, under the pod's name.
+
+        The kernel knows no better (default_device_exit_net(), net/core/dev.c); its alias does.
+        """
+        host = self.attachment.namespaces.host
+        for each in link.dump(host):
+            is_returned = each.name == self.attachment.interface or each.name.startswith("dev")
+            if (
+                is_returned
+                and _is_name(each.alias)
+                and self._is_ours(each)
+                and not link.find(host, each.alias)
+            ):
+                named = replace(
+                    link.rename(each.index, each.alias, alias=""),
+                    action=f"rename {each.name} to {each.alias}",
+                )
+                host.request([link.set_link(each.index, is_up=False), named])
+
+    def _is_ours(self, returned: Link) -> bool:
+        """Is it the device of this configuration?"""
+        if self.name:
+            return returned.alias == self.name
+        if self.mac:
+            return returned.mac == self.mac
+        return returned.name == self._named()[2]
+
+    @classmethod
+    def status(cls, config: PluginConfig) -> None:
+        """A device that is not there is in a pod: nothing can be said before an ADD."""
+
+    @classmethod
+    def collect(cls, config: PluginConfig, valid: Valid) -> None:
+        """Nothing but the device itself is on the node."""
+
+    @classmethod
+    def refuses(cls, config: PluginConfig) -> str:
+        """Keys that only the binary knows."""
+        return unimplemented(config, KEYS)
+
+
+def _is_same(one: Link, other: Link) -> bool:
+    """One device at two places: its index may change on the way, its alias may have been set."""
+    return (one.mac, one.kind) == (other.mac, other.kind) and one.alias in (other.alias, other.name)
+
+
+def _is_name(alias: str) -> bool:
+    """Can it be the name of a link (dev_valid_name(), net/core/dev.c)?"""
+    return 0 < len(alias.encode()) < 16 and alias not in (".", "..") and not set(alias) & set("/: \t\n")
