@@ -104,7 +104,7 @@ def _spool(request: bytes) -> int:
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     path = f"{directory}/{seconds:020d}{nanoseconds:09d}-{os.getpid()}.request"
     try:
-        if not os.path.isdir(directory):
+        with suppress(FileExistsError):
             os.mkdir(directory, 0o700)
         _write(path + ".new", request)
         os.rename(path + ".new", path)
