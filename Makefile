@@ -9,6 +9,7 @@ PYTHON ?= python3.11 python3
 ARGS ?=
 PYTEST := $(BIN)/python -m pytest
 APART := --ignore=tests/conformance
+UNBOOTED := --ignore=tests/guest/test_guest.py
 TYPED := meta_cni delegates examples
 COVERED := meta_cni/cni meta_cni/engine
 BRANCHES_PERCENT := 95
@@ -19,7 +20,8 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance bench golden clean reference-plugins newest-reference packet-filters FORCE
+.PHONY: help run test check lint types fast conformance guest-test bench golden clean \
+	reference-plugins newest-reference packet-filters guest-programs FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -27,7 +29,7 @@ help: ## list the targets
 run: $(VENV)/.run ## attach two telco pods on this kernel, in a private namespace (ARGS=--keep leaves them up)
 	@exec $(BIN)/python examples/run.py $(ARGS)
 
-test: lint types reference-plugins packet-filters ## everything: lint, types, all tests on this kernel, branch coverage
+test: lint types reference-plugins packet-filters guest-programs ## everything: lint, types, all tests, on Debian's kernel too, branch coverage
 	@$(PYTEST) $(APART) $(COVERED:%=--cov=%) --cov-branch --cov-report=term:skip-covered \
 		--cov-report=json:.coverage.json --branches-at-least=$(BRANCHES_PERCENT)
 
@@ -41,16 +43,19 @@ types: $(VENV)/.test ## mypy --strict
 	@$(BIN)/mypy --strict $(TYPED)
 
 fast: $(VENV)/.test ## every test that is not marked slow
-	@$(PYTEST) $(APART) -m "not slow" --hypothesis-profile=fast
+	@$(PYTEST) $(APART) $(UNBOOTED) -m "not slow" --hypothesis-profile=fast
 
 bench: $(VENV)/.test reference-plugins ## built-ins beside the reference plugins and the bare kernel, as ratios (ARGS=rounds)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 golden: $(VENV)/.test ## write the golden files anew; read the diff before committing it
-	@$(PYTEST) $(APART) -m "not slow" --golden
+	@$(PYTEST) $(APART) $(UNBOOTED) -m "not slow" --golden
 
 conformance: $(VENV)/.test reference-plugins newest-reference packet-filters ## every scenario by the newest reference plugins and by ours
 	@$(PYTEST) tests/conformance
+
+guest-test: $(VENV)/.test reference-plugins newest-reference packet-filters guest-programs ## the tests of the kernel on Debian's own, emulated (ARGS="-k vlan")
+	@$(PYTEST) tests/guest $(ARGS)
 
 clean: ## remove everything made here, the virtual environment included
 	@rm -rf $(VENV) .reference build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -130,6 +135,21 @@ packet-filters:
 	echo "installing nftables and iptables ..."
 	if ! apt_install nftables iptables; then
 		echo "no nft or no iptables: their tests will skip"
+		[ "$${CI:-}" != true ]
+	fi
+
+# What unpacks and boots a kernel; the tests fetch it themselves, into ~/.cache/meta-cni-guest.
+guest-programs:
+	@$(APT_INSTALL)
+	PATH=$$PATH:/usr/sbin:/sbin
+	if command -v qemu-system-x86_64 >/dev/null && command -v depmod >/dev/null; then exit 0; fi
+	if ! may_apt; then
+		echo "no QEMU or no kmod here: the guest's tests will skip; on Debian, as root: apt-get install qemu-system-x86 kmod"
+		exit 0
+	fi
+	echo "installing qemu-system-x86 and kmod ..."
+	if ! apt_install qemu-system-x86 kmod; then
+		echo "no QEMU: the guest's tests will skip"
 		[ "$${CI:-}" != true ]
 	fi
 
