@@ -176,7 +176,9 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 ABSENT = "(absent)"
-OF_A_LINK = re.compile(r"\.(?:links\.|sysctls\.ipv./conf/|addresses\.|routes\..* dev )(?P<link>[^ ./]+)[ ./]")
+OF_A_LINK = re.compile(
+    r"\.(?:links\.|sysctls\.ipv./conf/|addresses\.|vlans\.|routes\..* dev )(?P<link>[^ ./]+)[ ./]"
+)
 
 
 def differences(theirs: Outcome, ours: Outcome) -> list[str]:
