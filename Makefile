@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance guest-test bench golden clean \
+.PHONY: help run test check lint types fast conformance sequences guest-test bench golden clean \
 	reference-plugins newest-reference packet-filters guest-programs FORCE
 
 help: ## list the targets
@@ -44,6 +44,11 @@ types: $(VENV)/.test ## mypy --strict
 
 fast: $(VENV)/.test ## every test that is not marked slow
 	@$(PYTEST) $(APART) $(UNBOOTED) -m "not slow" --hypothesis-profile=fast
+
+sequences: $(VENV)/.test packet-filters ## 10 000 random lives of pods, after which nothing is left
+	@processes=()
+	for n in 1 2 3 4; do SEQUENCES=1250 $(PYTEST) tests/netns/test_sequences.py -q & processes+=($$!); done
+	for each in "$${processes[@]}"; do wait "$$each"; done
 
 bench: $(VENV)/.test reference-plugins ## built-ins beside the reference plugins and the bare kernel, as ratios (ARGS=rounds)
 	@$(BIN)/python -m tests.bench $(ARGS)

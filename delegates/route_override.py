@@ -19,7 +19,7 @@ from meta_cni.cni.result import Result
 from meta_cni.cni.result import Route as ResultRoute
 from meta_cni.delegate import Attachment, Valid, unimplemented
 from meta_cni.linux import configure, link, route
-from meta_cni.linux.route import ANYWHERE, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, Route
+from meta_cni.linux.route import ANYWHERE, RT_SCOPE_LINK, Route
 
 KEYS = ("flushroutes", "flushgateway", "delroutes", "addroutes", "skipcheck")
 
@@ -33,7 +33,7 @@ class RouteOverride:
         source = {key: _source(config, key) for key in KEYS}
         self.is_flushed = source["flushroutes"].boolean("flushroutes")
         self.is_gateway_flushed = source["flushgateway"].boolean("flushgateway")
-        self.added = source["addroutes"].routes("addroutes")
+        self.added = tuple(_on_link(each) for each in source["addroutes"].routes("addroutes"))
         self.is_unchecked = source["skipcheck"].boolean("skipcheck")
         deleted = {each.destination for each in source["delroutes"].routes("delroutes")}
         self.deleted = deleted | (set(ANYWHERE.values()) if self.is_gateway_flushed else set())
@@ -48,7 +48,7 @@ class RouteOverride:
         result = self._told(previous)
         indexes = self._indexes(previous)
         gone = [each for each in route.dump(pod) if each.interface_index in indexes and self._goes(each)]
-        wanted = [replace(each, scope=_scope(each)) for each in self._added(indexes[0], previous)]
+        wanted = self._added(indexes[0], previous)
         pod.request([route.delete(each) for each in gone])
         made: list[Route] = []
         try:
@@ -152,6 +152,12 @@ def _source(config: PluginConfig, key: str) -> Section:
     return cni if cni is not None and cni.value(key) is not None else config.section
 
 
-def _scope(wanted: Route) -> int:
-    """Universe unless it is said, as the reference has it, with a gateway or without."""
-    return wanted.scope if wanted.scope is not None else RT_SCOPE_UNIVERSE
+def _on_link(wanted: ResultRoute) -> ResultRoute:
+    """
+    A route without a gateway says that it has none.
+
+    In a Result it would else mean the gateway of an address, as every other plugin takes it.
+    """
+    if wanted.gateway is not None or wanted.scope is not None:
+        return wanted
+    return replace(wanted, scope=RT_SCOPE_LINK)

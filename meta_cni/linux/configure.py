@@ -20,7 +20,7 @@ from meta_cni.cni.result import Route as ResultRoute
 from meta_cni.linux import address, link, route, sysctl
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
-from meta_cni.linux.route import RT_TABLE_MAIN, Route
+from meta_cni.linux.route import RT_SCOPE_LINK, RT_TABLE_MAIN, Route
 
 SIOCGIFHWADDR = 0x8927  # <linux/sockios.h>
 ETH_P_ARP = 0x0806  # <linux/if_ether.h>
@@ -72,8 +72,8 @@ def routes_of(index: int, result: Result) -> list[Route]:
 
 
 def _next_hop(wanted: ResultRoute, result: Result) -> Address | None:
-    """The route's gateway, else the first one of its family."""
-    if wanted.gateway is not None:
+    """The route's gateway, else the first one of its family; a route on the link has none."""
+    if wanted.gateway is not None or wanted.scope == RT_SCOPE_LINK:
         return wanted.gateway
     version = wanted.destination.version
     gateways = (each.gateway for each in result.ips if each.address.version == version)
