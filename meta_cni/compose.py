@@ -221,12 +221,12 @@ def construct(
     """The delegate of one plugin of an attachment, with its addresses and its environment."""
     netns_path = "" if request.command == "DEL" and namespaces.is_gone else namespaces.path
     variables = {
-        "CNI_CONTAINERID": request.container_id or record.container_id,
+        "CNI_CONTAINERID": record.container_id,
         "CNI_NETNS": netns_path,
         "CNI_IFNAME": record.interface,
         "CNI_ARGS": requests.format_args(record.cni_args),
         "CNI_PATH": ":".join(record.path),
-        CHAIN: request.container_id or record.container_id,
+        CHAIN: record.container_id,
     }
     environment = invoke.environment(request.environment, variables)
     addresses: ipam.Addresses = ipam.Nothing()

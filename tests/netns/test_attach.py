@@ -315,6 +315,17 @@ def test_directory_that_cannot_be_read_keeps_no_other_from_being_salvaged(node: 
     assert f"{unreadable}: Not a directory" in error["msg"]
 
 
+def test_gc_of_a_call_that_names_a_container_undoes_every_other_one_as_its_own(node: Node, pod: PodNetns):
+    """CNI_CONTAINERID says nothing to a GC; by it, the links went and the addresses stayed for ever."""
+    before = node.traces()
+    node.add()
+    stdin = json.dumps({**node.configuration(), "cni.dev/valid-attachments": []}).encode()
+
+    assert ({}, 0) == node.call("GC", stdin=stdin, CNI_CONTAINERID="another")
+
+    assert before == node.traces()
+
+
 def test_gc_undoes_what_the_runtime_does_not_list(node: Node):
     """D-09: GC heeds the runtime's list, and reaches every network."""
     two_networks(node)
