@@ -50,6 +50,8 @@ class Route:
     source: Address | None = None
     is_on_link: bool = False
     """The gateway is taken as a neighbour, whatever the addresses of the interface say."""
+    hops: int = 1
+    """How many next hops the kernel's route has that this is one of."""
 
 
 def _message(route: Route) -> bytes:
@@ -112,37 +114,48 @@ def delete(route: Route) -> Request:
 
 
 def dump(socket: Socket, table: int = RT_TABLE_MAIN) -> list[Route]:
-    """The unicast routes of a table, both families; a table that is not there has none."""
-    found: list[Route] = []
+    """The unicast routes of a table, both families, 0 for every table; one that is not there has none."""
+    found = (route for each in _bodies(socket, table) for route in _parse(each))
+    return [route for route in found if table in (0, route.table)]  # a kernel before 4.20 tells all
+
+
+def tables(socket: Socket) -> frozenset[int]:
+    """The tables that have any route, of whatever type."""
+    return frozenset(_table(each) for each in _bodies(socket, 0))
+
+
+def _bodies(socket: Socket, table: int) -> Iterator[bytes]:
+    wanted = pack.u32(RTA_TABLE, table) if table else b""
     for family in FAMILIES.values():
-        message = RTMSG.pack(family, *(0,) * 8) + pack.u32(RTA_TABLE, table)
+        message = RTMSG.pack(family, *(0,) * 8) + wanted
         try:
-            bodies = socket.dump_undecoded(message, RTM_GETROUTE, "list routes")
+            yield from socket.dump_undecoded(message, RTM_GETROUTE, "list routes")
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
-            continue
-        for each in bodies:  # a kernel before 4.20 tells every table
-            found.extend(route for route in _parse(each) if route.table == table)
-    return found
+
+
+def _table(body: bytes) -> int:
+    small_table = RTMSG.unpack_from(body, HEADER.size)[4]
+    found = pack.attributes(body, HEADER.size + RTMSG.size)
+    return pack.number(found.get(RTA_TABLE)) or int(small_table)
 
 
 def _parse(body: bytes) -> list[Route]:
-    family, prefix_length, _, _, small_table, protocol, scope, kind, flags = RTMSG.unpack_from(
-        body, HEADER.size
-    )
+    family, prefix_length, _, _, _, protocol, scope, kind, flags = RTMSG.unpack_from(body, HEADER.size)
     if kind != RTN_UNICAST:
         return []
     found = pack.attributes(body, HEADER.size + RTMSG.size)
     destination = found.get(RTA_DST, bytes(4 if family == sockets.AF_INET else 16))
     metrics = pack.attributes(found.get(RTA_METRICS, b""))
     source = found.get(RTA_PREFSRC)
+    hops = list(_hops(found, flags))
     return [
         Route(
             destination=ip_network((destination, prefix_length)),
             gateway=_gateway(hop),
             interface_index=index,
-            table=pack.number(found.get(RTA_TABLE)) or small_table,
+            table=_table(body),
             priority=pack.number(found.get(RTA_PRIORITY)),
             scope=scope,
             protocol=protocol,
@@ -150,8 +163,9 @@ def _parse(body: bytes) -> list[Route]:
             advmss=pack.number(metrics.get(RTAX_ADVMSS)),
             source=ip_address(source) if source else None,
             is_on_link=bool(hop_flags & RTNH_F_ONLINK),
+            hops=len(hops),
         )
-        for hop_flags, index, hop in _hops(found, flags)
+        for hop_flags, index, hop in hops
     ]
 
 
