@@ -11,6 +11,7 @@ BUILTIN = {
     "macvlan": "Macvlan",
     "ptp": "Ptp",
     "route-override": "RouteOverride",
+    "sbr": "Sbr",
     "tap": "Tap",
     "tuning": "Tuning",
 }

@@ -9,7 +9,7 @@ told at once instead (RFC 5227, gratuitous ARP; RFC 4861 7.2.6, unsolicited adve
 import fcntl
 import socket as sockets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address
 
@@ -17,7 +17,7 @@ from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import CheckFailed, KernelError
 from meta_cni.cni.result import DNS, Address, IPConfig, Result
 from meta_cni.cni.result import Route as ResultRoute
-from meta_cni.linux import address, link, route, sysctl
+from meta_cni.linux import address, link, route, rule, sysctl
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.route import RT_SCOPE_LINK, RT_TABLE_MAIN, Route
@@ -91,7 +91,8 @@ def check(namespaces: Namespaces, interface: str, previous: Result) -> Link:
     The link, with every address and route that the result gives it; raises CheckFailed.
 
     Addresses are those of this interface's index in the result; a route to a destination that
-    the result names must be there in its table, through this interface.
+    the result names must be there in its table, or in one that a rule sends an address to,
+    through this interface.
     """
     found = link.find(namespaces.pod, interface)
     if found is None:
@@ -102,7 +103,7 @@ def check(namespaces: Namespaces, interface: str, previous: Result) -> Link:
         raise CheckFailed(f"check {interface}: its MAC is {found.mac}: expected {told[0].mac}")
     own = [each for each in previous.ips if each.interface in (None, *indexes)]
     _check_addresses(namespaces, found, own)
-    _check_routes(namespaces, found, previous)
+    _check_routes(namespaces, found, own, previous)
     return found
 
 
@@ -113,18 +114,29 @@ def _check_addresses(namespaces: Namespaces, found: Link, expected: Sequence[IPC
             raise CheckFailed(f"check {found.name}: address {each.address} is not there")
 
 
-def _check_routes(namespaces: Namespaces, found: Link, previous: Result) -> None:
+def _check_routes(namespaces: Namespaces, found: Link, own: Sequence[IPConfig], previous: Result) -> None:
     for wanted in previous.routes:
-        table = wanted.table if wanted.table is not None else RT_TABLE_MAIN
         hop = _next_hop(wanted, previous)
-        present = [
-            each for each in route.dump(namespaces.pod, table) if each.destination == wanted.destination
-        ]
         is_there = any(
-            each.interface_index == found.index and hop in (None, each.gateway) for each in present
+            each.destination == wanted.destination
+            and each.interface_index == found.index
+            and hop in (None, each.gateway)
+            for table in _tables(namespaces, wanted, own)
+            for each in route.dump(namespaces.pod, table)
         )
         if not is_there:
             raise CheckFailed(f"check {found.name}: route {wanted.destination} via {hop} is not there")
+
+
+def _tables(namespaces: Namespaces, wanted: ResultRoute, own: Sequence[IPConfig]) -> Iterator[int]:
+    """Where a route may be: what is not in main any more, another plugin steers by the addresses."""
+    if wanted.table is not None:
+        yield wanted.table
+        return
+    yield RT_TABLE_MAIN
+    for each in rule.dump(namespaces.pod):
+        if any(each.is_from(one.address.ip) for one in own):
+            yield each.table
 
 
 def announce(namespaces: Namespaces, interface: str, addresses: Sequence[IPConfig]) -> None:

@@ -13,6 +13,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
-from meta_cni.cni.errors import BadNetns, KernelError, NetnsGone
+from meta_cni.cni.errors import BadNetns, KernelError, NetnsGone, TryAgainLater
 
 CLONE_NEWNS = 0x00020000  # <linux/sched.h>
 CLONE_NEWUSER = 0x10000000
@@ -32,6 +33,7 @@ USER_NAMESPACE = (
     "make a user namespace (run as root, or allow it: sysctl user.max_user_namespaces above 0, and where "
     "they exist kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0)"
 )
+LOCK_POLL_S = 0.005
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 Answer = TypeVar("Answer")
@@ -79,6 +81,34 @@ def is_own(descriptor: int) -> bool:
     """Is it the namespace that the calling thread is in?"""
     own = os.stat("/proc/thread-self/ns/net")
     return identity(descriptor) == (own.st_dev, own.st_ino)
+
+
+@contextmanager
+def locked(descriptor: int, deadline_s: float) -> Iterator[None]:
+    """
+    Hold the namespace's lock: for what two may not do at once in it, threads or programs.
+
+    It is the lock of the reference sbr: flock(2) on the namespace's inode, whatever path it has.
+    The inode is opened anew, because one who has the lock shares it with all who have the
+    descriptor. Raises TryAgainLater when another holds it for so long.
+    """
+    with _refused("open the pod's network namespace"):
+        own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _lock(own, time.monotonic() + deadline_s)
+        yield
+    finally:
+        os.close(own)
+
+
+def _lock(descriptor: int, deadline: float) -> None:
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if time.monotonic() > deadline:
+            raise TryAgainLater("lock the pod's network namespace: another call for it is still running")
+        time.sleep(LOCK_POLL_S)
 
 
 def run_in(descriptor: int, function: Callable[[], Answer]) -> Answer:

@@ -41,6 +41,12 @@ def run(scenario: Scenario, version: str, program: Program, directory: Path, cni
             os.close(descriptor)
         for path in paths.values():
             netns.remove(path)
+        Path(gone(paths)).unlink(missing_ok=True)  # the reference sbr makes a file of it
+
+
+def gone(paths: Mapping[str, str]) -> str:
+    """The path of a namespace that is no more."""
+    return f"{paths['pod']}-gone"
 
 
 class Attempt:
@@ -60,7 +66,7 @@ class Attempt:
         self.directory = directory
         self.cni_path = cni_path
         self.pod = pod
-        self.netns = {**paths, "gone": f"{NAMESPACES}/gone", "none": ""}
+        self.netns = {**paths, "gone": gone(paths), "none": ""}
         self.previous: dict[tuple[str, str], Any] = {}
         """(container, interface) -> what its last ADD answered."""
 

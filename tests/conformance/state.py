@@ -62,7 +62,7 @@ def of_namespace() -> State:
         "links": {each["ifname"]: _link(each) for each in named},
         "addresses": {line: True for each in addresses for line in _addresses(each)},
         "routes": {line: True for each in routes + routes_6 for line in _route(each)},
-        "rules": {json.dumps(each): True for each in rules + rules_6},
+        "rules": dict(_rule(each) for each in rules + rules_6),
         "neighbours": {json.dumps(each): True for each in neighbours + neighbours_6},
         "sysctls": dict(_sysctls([each["ifname"] for each in named])),
     }
@@ -100,6 +100,12 @@ def _route(found: dict[str, Any]) -> Iterator[str]:
     if found.get("table") != "local" and not _is_link_local(found["dst"]):
         more = json.dumps(_picked(found, ROUTE), sort_keys=True)
         yield f"{found['dst']} dev {found.get('dev')} table {found.get('table', 'main')} {more}"
+
+
+def _rule(found: dict[str, Any]) -> tuple[str, str]:
+    """What it does; and who made it, which iproute2 leaves out where it was the kernel."""
+    more = {key: value for key, value in found.items() if key != "protocol"}
+    return json.dumps(more), found.get("protocol", "kernel")
 
 
 def _sysctls(links: list[str]) -> Iterator[tuple[str, str]]:
