@@ -75,7 +75,7 @@ def _told(rule: Rule) -> str:
 
 
 def add(rule: Rule) -> Request:
-    """Add a rule by source; one that is there already is an error."""
+    """Add a rule by source; an equal one is an error if it has the same priority, which is then not 0."""
     return Request(f"add {_told(rule)}", _message(rule), RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL)
 
 

@@ -47,7 +47,7 @@ def test_a_rule_by_source(
 
 
 def test_a_rule_that_is_there_is_an_error_and_one_that_is_gone_is_none():
-    """The kernel adds an equal one without NLM_F_EXCL."""
+    """The kernel adds one of the same priority without NLM_F_EXCL."""
     wanted = Rule(ip_network("10.1.0.2/32"), 100)
 
     assert (rule.RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL) == (rule.add(wanted).type, rule.add(wanted).flags)
