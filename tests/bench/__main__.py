@@ -22,7 +22,7 @@ from pathlib import Path
 
 from meta_cni import standalone
 from meta_cni.cni import result as results
-from meta_cni.linux import configure, link, netns, route
+from meta_cni.linux import configure, link, netns
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Socket
@@ -35,9 +35,12 @@ TYPES: dict[str, dict[str, object]] = {
     "macvlan": {"master": "up0"},
     "ptp": {},
     "tap": {},
+    "host-device": {"device": "dev0"},
 }
 CHAINED: dict[str, dict[str, object]] = {
+    "loopback": {},
     "tuning": {"sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}, "mtu": 1400},
+    "sbr": {},
     "route-override": {"flushgateway": True, "addroutes": [{"dst": "10.50.0.0/16", "gw": "10.97.0.9"}]},
 }
 """Measured on an interface that is there."""
@@ -60,7 +63,7 @@ def theirs(binary: str) -> Call:
     """The reference binary, executed as a runtime does."""
 
     def call(environment: dict[str, str], stdin: bytes) -> bytes:
-        return subprocess.run([binary], input=stdin, env=environment, stdout=-1, check=True).stdout
+        return subprocess.run([binary], input=stdin, env=environment, stdout=-1, stderr=-1, check=True).stdout
 
     return call
 
@@ -100,27 +103,20 @@ RESULT = {
 
 
 def chained() -> None:
-    """An interface for plugins that stand behind another one, with an address."""
-    netns.create("/run/netns/chained")
+    """A new interface, with an address, for a plugin that stands behind another one."""
     with Namespaces("/run/netns/chained") as namespaces:
+        link.remove(namespaces.host, "chained0")
         (reply,) = namespaces.host.request([link.create_veth("chained0", "eth0", namespaces.pod_fd)])
         result = results.parse(RESULT, "1.0.0")
         configure.configure(namespaces, Link(link.veth_indexes(reply)[1], "eth0"), result)
 
 
-def restore() -> None:
-    """The routes of that interface; what route-override made goes with a pod's interface only."""
-    with Namespaces("/run/netns/chained") as namespaces:
-        for each in route.dump(namespaces.pod):
-            if each.gateway is not None:
-                namespaces.pod.request([route.delete(each)])
-
-
 def links() -> int:
     """A master and a bridge for the floor on the node; the bridge's index."""
     with Socket.open_host() as host:
-        host.request([link.create_pair("up0", "sw0"), link.create_bridge("br9")])
-        for name in ("up0", "sw0", "br9"):
+        pairs = [link.create_pair("up0", "sw0"), link.create_pair("dev0", "dev1")]
+        host.request([*pairs, link.create_bridge("br9")])
+        for name in ("up0", "sw0", "dev1", "br9"):
             host.request([link.set_link(link.require(host, name, "link").index, is_up=True)])
         return link.require(host, "br9", "bridge").index
 
@@ -130,7 +126,7 @@ def run(rounds: int) -> dict[str, list[float]]:
     samples: dict[str, list[float]] = defaultdict(list)
     netns.create("/run/netns/bench")
     floor = Floor(netns.open_netns("/run/netns/bench"), links())
-    chained()
+    netns.create("/run/netns/chained")
     with tempfile.TemporaryDirectory() as scratch:
         for n in range(rounds + 1):
             found = {"floor ADD": floor.add()}
@@ -141,10 +137,10 @@ def run(rounds: int) -> dict[str, list[float]]:
                 if binary is not None:
                     calls["reference"] = theirs(binary)
                 for who, call in calls.items():
+                    chained()
                     given = configuration(plugin_type, Path(scratch) / who)
                     times = measure(call, given, f"c{n}")
                     found |= {f"{who} {plugin_type} {v}": t for v, t in zip(VERBS, times, strict=True)}
-                    restore()
             for key, value in found.items():
                 samples[key].extend([value] if n else [])
     return samples

@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 import time
-from contextlib import suppress
 from ipaddress import ip_address, ip_interface, ip_network
 from threading import Thread
 
@@ -98,7 +97,8 @@ class Floor:
 
     def delete(self) -> tuple[float, float]:
         """Milliseconds until the deletion is announced, and until it is acknowledged."""
-        self._forget_news()
+        self.news.close()  # with everything that was announced before
+        self.news = _open(1 << (RTNLGRP_LINK - 1))
         started = time.perf_counter()
         sender = Thread(target=self.host.send, args=(self.remove,))  # it blocks until the acknowledgement
         sender.start()
@@ -106,11 +106,6 @@ class Floor:
         sender.join()
         _acknowledged(self.host, 1)
         return announced, (time.perf_counter() - started) * 1000
-
-    def _forget_news(self) -> None:
-        with suppress(BlockingIOError):
-            while True:
-                self.news.recv(1 << 16, socket.MSG_DONTWAIT)
 
     def _announced(self, started: float) -> float:
         while True:
