@@ -6,10 +6,12 @@ import os
 import select
 import socket as sockets
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +23,6 @@ from meta_cni.linux import address, link, netns, route, rule, sysctl
 from meta_cni.linux.netlink import Socket
 from meta_cni.linux.route import ANYWHERE, RT_TABLE_MAIN, Route
 from meta_cni.linux.rule import Rule
-from tests.conformance.programs import executable
 from tests.netns.chain import environment, ours, references, theirs, unwire, wire
 from tests.netns.conftest import PodNetns
 from tests.netns.traffic import PORT, SILENCE_S, WAIT_S
@@ -256,24 +257,60 @@ def many(pod: PodNetns, host: Socket) -> dict[str, dict[str, Any]]:
     return {f"net{each}": wired(pod, host, f"net{each}", each) for each in range(NUMBER)}
 
 
-def by_threads(pod: PodNetns, name: str, given: dict[str, Any]) -> int:
-    return ours("sbr", pod, CNI_IFNAME=name)("ADD", given)[1]
+def by_threads(pod: PodNetns, results: dict[str, dict[str, Any]]) -> list[int]:
+    """In one process, as the daemon does."""
+
+    def add(name: str) -> int:
+        return ours("sbr", pod, CNI_IFNAME=name)("ADD", config(results[name]))[1]
+
+    with ThreadPoolExecutor(NUMBER) as pool:
+        return list(pool.map(add, results))
 
 
-def by_processes(pod: PodNetns, name: str, given: dict[str, Any]) -> int:
-    variables = environment("ADD", pod, {"CNI_IFNAME": name})
-    return executable("sbr", variables, json.dumps(given).encode())[1]
+READY = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import delegates
+from meta_cni import standalone
+delegates.load("sbr")
+print("ready", flush=True)
+sys.exit(standalone.serve("sbr", os.environ, sys.stdin.buffer.readline())[1])
+"""
+"""A program that has done everything but the call: what takes longest must not keep them apart."""
 
 
-@pytest.mark.parametrize("program", [by_threads, by_processes])
+def by_processes(pod: PodNetns, results: dict[str, dict[str, Any]]) -> list[int]:
+    """Each in one of its own, as a runtime does."""
+    command = [sys.executable, "-c", READY, str(Path(__file__).parents[2])]
+    processes = [
+        subprocess.Popen(
+            command,
+            env=environment("ADD", pod, {"CNI_IFNAME": name}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for name in results
+    ]
+    for each in processes:
+        assert each.stdout is not None
+        assert b"ready\n" == each.stdout.readline()
+    for each, previous in zip(processes, results.values(), strict=True):
+        assert each.stdin is not None
+        each.stdin.write(json.dumps(config(previous)).encode() + b"\n")
+        each.stdin.flush()
+    for each in processes:
+        each.communicate()
+    return [each.returncode for each in processes]
+
+
+@pytest.mark.parametrize("add_all", [by_threads, by_processes])
 def test_interfaces_that_are_set_up_at_once_have_different_tables(
-    pod: PodNetns, host: Socket, program: Callable[[PodNetns, str, dict[str, Any]], int]
+    pod: PodNetns, host: Socket, add_all: Callable[[PodNetns, dict[str, dict[str, Any]]], list[int]]
 ):
     """Two in one table would send the one's packets over the other."""
     results = many(pod, host)
 
-    with ThreadPoolExecutor(NUMBER) as pool:
-        codes = list(pool.map(lambda each: program(pod, each[0], config(each[1])), results.items()))
+    codes = add_all(pod, results)
 
     assert [0] * NUMBER == codes
     assert list(range(100, 100 + 2 * NUMBER)) == sorted(table for _, table in steering(pod))
@@ -287,9 +324,8 @@ def test_beside_the_reference_tables_are_different_too(pod: PodNetns, host: Sock
     results = many(pod, host)
 
     def add(number: int, name: str) -> int:
-        if number % 2:
-            return by_processes(pod, name, config(results[name]))
-        return theirs(binary, pod, CNI_IFNAME=name)("ADD", config(results[name]))[1]
+        sbr = ours("sbr", pod, CNI_IFNAME=name) if number % 2 else theirs(binary, pod, CNI_IFNAME=name)
+        return sbr("ADD", config(results[name]))[1]
 
     with ThreadPoolExecutor(NUMBER) as pool:
         codes = list(pool.map(add, range(NUMBER), results))
