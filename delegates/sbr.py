@@ -254,10 +254,9 @@ class Sbr:
             if index in owners[ip]:  # another link may have the same address, and another table
                 return index in leads or not leads & owners[ip]
             is_orphan = previous is None and not owners[ip]
-            return is_orphan and (not leads or each.table == self.table)
+            return is_orphan and (leads <= {index} or each.table == self.table)
 
-        ours = [each for each in present.rules if each.protocol == RTPROT_SBR and each.is_by_source]
-        return [each for each in ours if is_own(each)]
+        return [each for each in present.rules if _is_ours(each) and is_own(each)]
 
     def _previous(self) -> Result | None:
         """prevResult of a DEL, where there is one that can be read."""
@@ -309,6 +308,11 @@ def _own(previous: Result, interface: str) -> list[IPConfig]:
 
 def _rule(own: IPConfig, table: int) -> Rule:
     return Rule(rule.alone(own.address.ip), table, protocol=RTPROT_SBR)
+
+
+def _is_ours(found: Rule) -> bool:
+    """Did an ADD here make it, of whatever interface?"""
+    return found.protocol == RTPROT_SBR and found.is_from(found.source.network_address)
 
 
 def _free_tables(used: Collection[int], count: int) -> list[int]:
@@ -376,7 +380,7 @@ def _put_back(pod: Socket, plan: Plan, before: Present, index: int, error: CNIEr
     """Rules, new tables and the main table as they were; raises the error, and what this could not do."""
 
     def remove_rules() -> None:
-        ours = [each for each in rule.dump(pod) if each.protocol == RTPROT_SBR]
+        ours = [each for each in rule.dump(pod) if _is_ours(each)]
         pod.request([rule.delete(each) for each in ours if each not in before.rules])
 
     def remove_tables() -> None:

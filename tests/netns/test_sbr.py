@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import select
 import socket as sockets
@@ -24,7 +25,7 @@ from meta_cni.linux.netlink import Socket
 from meta_cni.linux.route import ANYWHERE, RT_TABLE_MAIN, Route
 from meta_cni.linux.rule import Rule
 from tests.netns.chain import environment, ours, references, theirs, unwire, wire
-from tests.netns.conftest import PodNetns
+from tests.netns.conftest import Node, PodNetns
 from tests.netns.traffic import PORT, SILENCE_S, WAIT_S
 
 CLIENTS = ("192.0.2.2", "2001:db8::2")
@@ -410,3 +411,402 @@ def test_without_the_interface_nothing_is_done(pod: PodNetns, host: Socket):
 
     assert "look up link net7: No such device" == error["msg"]
     assert before == everything(pod)
+
+
+GONE: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "the link": ("ip link del eth0",),
+    "the addresses": ("ip address flush dev eth0 scope global",),
+    "the routes": ("ip route flush table 100 || true", "ip -6 route flush table 101 || true"),
+    "the link's state": ("ip link set eth0 down",),
+}
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("keys", [{}, {"table": 200}])
+@pytest.mark.parametrize("gone", GONE)
+def test_rules_go_whatever_went_before_them(
+    pod: PodNetns, host: Socket, gone: str, keys: dict[str, Any], is_told: bool
+):
+    """A rule that stays takes the table of the next interface; prevResult comes since CNI 0.4.0."""
+    previous = wired(pod, host)
+    wired(pod, host, "net1", 2)
+    ip(
+        pod,
+        "ip route add 192.0.2.0/24 dev net1 table 200",
+        "ip -6 route add 2001:db8::/32 dev net1 table 200",
+    )
+    before = set(rule.dump(pod.socket))
+    call(pod, "ADD", "eth0", config(previous, **keys))
+    assert len(before) + 2 == len(rule.dump(pod.socket))
+    ip(pod, *GONE[gone])
+
+    call(pod, "DEL", "eth0", config(previous if is_told else None, **keys))
+
+    assert before == set(rule.dump(pod.socket))
+    call(pod, "DEL", "eth0", config(previous if is_told else None, **keys))
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("is_link_gone", [True, False])
+def test_others_rules_stay(pod: PodNetns, host: Socket, is_told: bool, is_link_gone: bool):
+    """An application's rule for the same address is its own; the reference takes it away."""
+    previous = wired(pod, host)
+    call(pod, "ADD", "eth0", config(previous))
+    ip(
+        pod,
+        "ip rule add from 10.1.0.2 lookup 100",
+        "ip rule add from 10.1.0.2 lookup 100 pref 9 protocol static",
+        f"ip rule add from 10.1.0.2 fwmark 7 lookup 100 protocol {RTPROT_SBR}",
+        f"ip rule add from 10.1.0.0/24 lookup 100 protocol {RTPROT_SBR}",
+        "ip -6 rule add from fd00:1::2 lookup 101",
+    )
+    others = [each for each in rule.dump(pod.socket) if each.protocol != RTPROT_SBR or not is_host(each)]
+    if is_link_gone:
+        ip(pod, "ip link del eth0")
+
+    call(pod, "DEL", "eth0", config(previous if is_told else None))
+
+    assert others == rule.dump(pod.socket)
+
+
+def is_host(found: Rule) -> bool:
+    return found.is_from(found.source.network_address)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("is_link_gone", [True, False])
+def test_an_interface_of_the_same_address_keeps_its_rules(
+    pod: PodNetns, host: Socket, is_told: bool, is_link_gone: bool
+):
+    """Two networks may use the same range; the source alone does not tell whose rule it is."""
+    results = {name: wired(pod, host, name, 1) for name in ("eth0", "net1")}
+    for name, previous in results.items():
+        call(pod, "ADD", name, config(previous))
+    assert [100, 102, 101, 103] == [table for _, table in steering(pod)]
+    if is_link_gone:
+        ip(pod, "ip link del eth0")
+
+    call(pod, "DEL", "eth0", config(results["eth0"] if is_told else None))
+
+    expected = {("10.1.0.2/32", 102), ("fd00:1::2/128", 103)}
+    if is_link_gone and not is_told:  # nothing says that they were its own
+        expected |= {("10.1.0.2/32", 100), ("fd00:1::2/128", 101)}
+    assert sorted(expected) == steering(pod)
+    call(pod, "CHECK", "net1", config(results["net1"]))
+
+
+def test_without_prevresult_an_interface_that_lost_its_address_for_a_while_keeps_its_rules(
+    pod: PodNetns, host: Socket
+):
+    """Its routes still lead by it, so it is no remains of the interface that goes."""
+    results = {name: wired(pod, host, name, subnet) for name, subnet in (("eth0", 1), ("net1", 2))}
+    ip(pod, "ip route add 10.9.0.0/16 dev net1", "ip -6 route add fd09::/48 dev net1")
+    for name, previous in results.items():
+        call(pod, "ADD", name, config(previous))
+    before = steering(pod)
+    ip(pod, "ip address del fd00:2::2/64 dev net1")
+
+    call(pod, "DEL", "eth0", config())
+
+    assert [each for each in before if each[1] in (102, 103)] == steering(pod)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"table": "many"},
+        {"gateways": "10.1.0.1"},
+        {"addSourceHints": 7},
+        {"prevResult": {"ips": 7}},
+        {"table": 5, "gateways": ["10.1.0.1"]},
+    ],
+)
+def test_a_configuration_that_became_wrong_keeps_no_rule(pod: PodNetns, host: Socket, keys: dict[str, Any]):
+    """What cannot be read is left out; the interface is still there to tell its addresses."""
+    call(pod, "ADD", "eth0", config(wired(pod, host)))
+
+    call(pod, "DEL", "eth0", {**config(), **keys})
+
+    assert [] == steering(pod)
+
+
+@pytest.mark.parametrize("netns_path", ["", "/run/netns/gone"])
+def test_without_a_namespace_there_is_nothing_to_delete(pod: PodNetns, host: Socket, netns_path: str):
+    """The reference fails, and leaves a file where the namespace was."""
+    sbr = ours("sbr", pod, CNI_NETNS=netns_path)
+
+    assert ({}, 0) == sbr("DEL", config())
+    assert not os.path.exists("/run/netns/gone")
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"table": 0}, "table 0: expected a whole number from 1 to 4294967295"),
+    ({"table": -1}, "table -1: expected a whole number from 1 to 4294967295"),
+    ({"table": 2**32}, "table 4294967296: expected a whole number from 1 to 4294967295"),
+    ({"table": "100"}, 'table "100": expected a whole number from 1 to 4294967295'),
+    ({"gateways": "10.1.0.1"}, 'gateways "10.1.0.1": expected a list of strings'),
+    ({"gateways": ["10.1.0.1/24"]}, 'gateways ["10.1.0.1/24"]: expected a list of IP addresses'),
+    ({"gateways": ["10.1.0.1", "10.1.0.9"]}, "expected at most one IPv4 and one IPv6 address"),
+    ({"gateways": ["fd00::1", "10.1.0.1", "fd00::2"]}, "expected at most one IPv4 and one IPv6 address"),
+    ({"addSourceHints": "yes"}, 'addSourceHints "yes": expected true or false'),
+    ({"table": 5, "gateways": ["10.1.0.1"]}, 'gateways ["10.1.0.1"]: expected none beside table'),
+    ({"table": 5, "addSourceHints": True}, "addSourceHints true: expected none beside table"),
+    ({"priority": 7}, "priority 7 is not built in"),
+    ({"prevResult": None}, "prevResult is missing: This plugin must be called as chained plugin"),
+    ({"prevResult": {"ips": []}}, "No IP addresses supplied on interface eth0"),
+    (
+        {
+            "prevResult": {
+                "interfaces": [{"name": "net7"}],
+                "ips": [{"address": "10.7.0.2/24", "interface": 0}],
+            }
+        },
+        "No IP addresses supplied on interface eth0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "words"), WRONG)
+def test_what_is_wrong_is_named_and_nothing_is_touched(
+    pod: PodNetns, host: Socket, keys: dict[str, Any], words: str
+):
+    """Each with the key and what would be right."""
+    given = {**config(wired(pod, host)), **keys}
+    before = everything(pod)
+
+    error = failing(pod, "ADD", "eth0", given)
+
+    assert 7 == error["code"], error
+    assert words in error["msg"]
+    assert before == everything(pod)
+
+
+def test_a_table_beside_keys_that_are_off_is_no_contradiction(pod: PodNetns, host: Socket):
+    """A template writes every key."""
+    given = config(wired(pod, host), table=5, gateways=[], addSourceHints=False)
+
+    call(pod, "ADD", "eth0", given)
+
+    assert [5, 5] == [table for _, table in steering(pod)]
+
+
+def test_a_missing_gateway_is_said_in_the_log_and_the_rest_is_done(
+    pod: PodNetns, host: Socket, caplog: pytest.LogCaptureFixture
+):
+    """Nobody sees why there is no default route, else; a network without a way out is no mistake."""
+    previous = wired(pod, host)
+    del previous["ips"][0]["gateway"]
+
+    with caplog.at_level(logging.WARNING):
+        call(pod, "ADD", "eth0", config(previous))
+
+    words = "network net: sbr: c1 eth0: address 10.1.0.2/24 has no gateway: no default route is set"
+    assert [words] == [each.getMessage() for each in caplog.records]
+    assert {"10.1.0.0/24 via None dev eth0 src 10.1.0.2"} == routes(pod, 100)
+    assert {"::/0 via fd00:1::1 dev eth0 src None", "fd00:1::/64 via None dev eth0 src None"} == routes(
+        pod, 101
+    )
+    call(pod, "CHECK", "eth0", config(previous))
+
+
+def test_a_static_gateway_comes_before_the_result_s_and_the_main_table_s(pod: PodNetns, host: Socket):
+    """The reference's main branch puts the old default route over it."""
+    previous = wired(pod, host)
+    ip(pod, "ip route add default via 10.1.0.1", "ip -6 route add default via fd00:1::1")
+    given = config(previous, gateways=["10.1.0.9"])
+
+    call(pod, "ADD", "eth0", given)
+
+    assert "0.0.0.0/0 via 10.1.0.9 dev eth0 src None" in routes(pod, 100)
+    assert "0.0.0.0/0 via 10.1.0.1 dev eth0 src None" not in routes(pod, 100)
+    assert "::/0 via fd00:1::1 dev eth0 src None" in routes(pod, 101)
+    assert set() == routes(pod)
+    call(pod, "CHECK", "eth0", given)
+
+
+def test_source_hints_keep_the_networks_in_the_main_table_alone(pod: PodNetns, host: Socket):
+    """To a neighbour by its network, to everybody else by the default route of the pod."""
+    previous = wired(pod, host)
+    ip(
+        pod,
+        "ip route add default via 10.1.0.1",
+        "ip route add 10.8.0.0/16 via 10.1.0.8",
+        "ip route add 10.9.0.0/16 dev eth0",
+        "ip -6 route add default via fd00:1::1",
+        "ip address add 10.1.0.3/24 dev eth0",
+    )
+    previous["ips"].append({"address": "10.1.0.3/24", "interface": 0, "gateway": "10.1.0.1"})
+
+    call(pod, "ADD", "eth0", config(previous, addSourceHints=True))
+
+    assert {
+        "10.1.0.0/24 via None dev eth0 src 10.1.0.2",
+        "10.9.0.0/16 via None dev eth0 src None",
+        "fd00:1::/64 via None dev eth0 src fd00:1::2",
+    } == routes(pod)
+    assert {
+        "0.0.0.0/0 via 10.1.0.1 dev eth0 src None",
+        "10.1.0.0/24 via None dev eth0 src 10.1.0.2",
+        "10.8.0.0/16 via 10.1.0.8 dev eth0 src None",
+        "10.9.0.0/16 via None dev eth0 src None",
+    } == routes(pod, 100)
+    assert [("10.1.0.2/32", 100), ("10.1.0.3/32", 102), ("fd00:1::2/128", 101)] == steering(pod)
+
+
+def test_source_hints_make_the_way_to_a_network_that_has_none(pod: PodNetns, host: Socket):
+    """An address without a route of its network (noprefixroute) still is in it."""
+    previous = wired(pod, host)
+    ip(pod, "ip route del 10.1.0.0/24 dev eth0", "ip -6 route del fd00:1::/64 dev eth0")
+    for each in previous["ips"]:
+        del each["gateway"]
+
+    call(pod, "ADD", "eth0", config(previous, addSourceHints=True))
+
+    assert {
+        "10.1.0.0/24 via None dev eth0 src 10.1.0.2",
+        "fd00:1::/64 via None dev eth0 src fd00:1::2",
+    } == routes(pod)
+
+
+def test_a_route_over_several_interfaces_stays_in_the_main_table(pod: PodNetns, host: Socket):
+    """It is nobody's alone; to move one of its hops would take the other with it."""
+    previous = wired(pod, host)
+    wired(pod, host, "net1", 2)
+    hops = "nexthop via 10.1.0.9 dev eth0 nexthop via 10.2.0.9 dev net1"
+    ip(pod, f"ip route add 10.9.0.0/16 {hops}")
+
+    call(pod, "ADD", "eth0", config(previous))
+
+    left = [each for each in routes(pod) if each.startswith("10.9.0.0/16")]
+    assert 2 == len(left)
+    assert not [each for each in routes(pod, 100) if each.startswith("10.9.0.0/16")]
+
+
+def test_default_routes_of_other_metrics_stand_beside_the_gateway_s(pod: PodNetns, host: Socket):
+    """One is there for the time when the other is not."""
+    previous = wired(pod, host)
+    ip(pod, "ip route add default via 10.1.0.8 metric 8", "ip route add default via 10.1.0.9 metric 9")
+
+    call(pod, "ADD", "eth0", config(previous))
+
+    hops = {str(each.gateway) for each in route.dump(pod.socket, 100) if not each.destination.prefixlen}
+    assert {"10.1.0.1", "10.1.0.8", "10.1.0.9"} == hops
+
+
+def test_an_address_is_found_where_the_interface_says_no_sandbox(pod: PodNetns, host: Socket):
+    """Some plugins tell the pod's interface without it."""
+    previous = wired(pod, host)
+    del previous["interfaces"][0]["sandbox"]
+
+    call(pod, "ADD", "eth0", config(previous))
+
+    assert [("10.1.0.2/32", 100), ("fd00:1::2/128", 101)] == steering(pod)
+
+
+def test_a_link_of_the_node_that_has_the_same_name_is_not_meant(pod: PodNetns, host: Socket):
+    """A bridge with a gateway's address may be called eth0 on the node."""
+    previous = wired(pod, host)
+    previous["interfaces"].append({"name": "eth0"})
+    previous["ips"].append({"address": "10.1.0.1/24", "interface": 1})
+
+    call(pod, "ADD", "eth0", config(previous))
+
+    assert [("10.1.0.2/32", 100), ("fd00:1::2/128", 101)] == steering(pod)
+
+
+TAKEN: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "ip rule del from 10.1.0.2", "there is no rule from 10.1.0.2"),
+    ({}, "ip -6 rule del from fd00:1::2", "there is no rule from fd00:1::2"),
+    ({}, "ip -6 route flush table 101", "there is no default route from fd00:1::2 via fd00:1::1"),
+    ({"table": 200}, "ip rule del from 10.1.0.2", "there is no rule from 10.1.0.2 to table 200"),
+    (
+        {"table": 200},
+        "ip rule del from 10.1.0.2; ip rule add from 10.1.0.2 lookup 201",
+        "there is no rule from 10.1.0.2 to table 200",
+    ),
+    (
+        {"gateways": ["10.1.0.9"]},
+        "ip route replace default via 10.1.0.1 table 100",
+        "the default route from 10.1.0.2 is not via 10.1.0.9",
+    ),
+    (
+        {"routes": [{"dst": "10.8.0.0/16"}]},
+        "ip route del 10.8.0.0/16 table 100",
+        "route 10.8.0.0/16 is not in",
+    ),
+    ({}, "ip link del eth0", "there is no such interface in"),
+]
+
+
+@pytest.mark.parametrize(("keys", "command", "words"), TAKEN)
+def test_check_says_what_is_missing(
+    pod: PodNetns, host: Socket, keys: dict[str, Any], command: str, words: str
+):
+    """The reference looks at nothing."""
+    previous = wired(pod, host, routes=keys.pop("routes", [])) if "routes" in keys else wired(pod, host)
+    ip(pod, "ip route add 10.8.0.0/16 via 10.1.0.1")
+    given = config(previous, **keys)
+    call(pod, "ADD", "eth0", given)
+    call(pod, "CHECK", "eth0", given)
+    ip(pod, command)
+
+    error = failing(pod, "CHECK", "eth0", given)
+
+    assert 105 == error["code"], error
+    assert f"check eth0: {words}" in error["msg"]
+
+
+def test_check_without_gateways_says_that_the_network_is_missing(pod: PodNetns, host: Socket):
+    """Without a default route the network is all that is in the table."""
+    previous = wired(pod, host)
+    for each in previous["ips"]:
+        del each["gateway"]
+    call(pod, "ADD", "eth0", config(previous))
+    call(pod, "CHECK", "eth0", config(previous))
+    ip(pod, "ip route flush table 100")
+
+    error = failing(pod, "CHECK", "eth0", config(previous))
+
+    assert "check eth0: there is no route from 10.1.0.2 by it" == error["msg"]
+
+
+def test_check_passes_over_what_a_later_plugin_added(pod: PodNetns, host: Socket):
+    """route-override behind sbr puts its routes into the main table, and tells them."""
+    previous = wired(pod, host)
+    call(pod, "ADD", "eth0", config(previous))
+    ip(pod, "ip route add 10.8.0.0/16 dev eth0")
+
+    call(pod, "CHECK", "eth0", config({**previous, "routes": [{"dst": "10.8.0.0/16"}]}))
+
+
+def test_status_and_gc_have_nothing_to_say(pod: PodNetns, host: Socket):
+    """All that it makes is in the pods' namespaces, and dies with them."""
+    call(pod, "ADD", "eth0", config(wired(pod, host)))
+    before = everything(pod)
+    newest = {**config(), "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
+
+    assert ({}, 0) == ours("sbr", pod)("STATUS", newest)
+    assert ({}, 0) == ours("sbr", pod)("GC", newest)
+    assert before == everything(pod)
+
+
+def test_in_a_list_of_a_network_behind_the_bridge(node: Node):
+    """ADD, CHECK of every plugin and DEL by the engine; the default network is not steered."""
+    given = node.bridge("steered", 70, isGateway=True)
+    given["ipam"]["routes"] = [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16"}]
+    chain = {"cniVersion": "1.1.0", "name": "steered", "plugins": [given, {"type": "sbr"}]}
+    node.nad("steered", chain)
+    before = set(rule.dump(node.pod.socket))
+    node.annotate([{"name": "steered", "interface": "net1"}])
+
+    node.add()
+
+    assert [("10.70.0.2/32", 100), ("fd00:70::2/128", 101)] == steering(node.pod)
+    assert "10.9.0.0/16 via 10.70.0.1 dev net1 src None" in routes(node.pod, 100)
+    assert {("10.244.0.1", "eth0"), ("fd00:244::1", "eth0")} == node.pod.defaults()
+    answer, code = node.call("CHECK")
+    assert 0 == code, answer
+    node.pod.socket.request([link.delete("net1")])
+    node.delete()
+    assert before == set(rule.dump(node.pod.socket))
