@@ -115,12 +115,14 @@ def _check_addresses(namespaces: Namespaces, found: Link, expected: Sequence[IPC
 
 
 def _check_routes(namespaces: Namespaces, found: Link, own: Sequence[IPConfig], previous: Result) -> None:
+    """A route without a gateway may be on the link itself, put there by another plugin of the list."""
     for wanted in previous.routes:
         hop = _next_hop(wanted, previous)
+        hops = (hop,) if wanted.gateway is not None else (hop, None)
         is_there = any(
             each.destination == wanted.destination
             and each.interface_index == found.index
-            and hop in (None, each.gateway)
+            and (hop is None or each.gateway in hops)
             for table in _tables(namespaces, wanted, own)
             for each in route.dump(namespaces.pod, table)
         )

@@ -252,3 +252,18 @@ def test_a_list_that_fails_at_its_last_plugin_leaves_nothing(node: Node):
     for verb in ("ADD", "DEL"):
         Path(f"{recorder}.{verb}").unlink()
     assert before == node.traces()
+
+
+def test_check_of_a_list_accepts_a_route_that_was_added_on_the_link_itself(node: Node):
+    """The bridge is asked about the whole list's result, in which such a route has no gateway."""
+    bridge = {**node.bridge("", 244), "isGateway": True}
+    override = {"type": "route-override", "addroutes": [{"dst": "10.201.0.0/24"}]}
+    plugins = [{key: value for key, value in bridge.items() if key not in ("name", "cniVersion")}, override]
+    node.settings = {"delegates": [{"cniVersion": "1.1.0", "name": "default", "plugins": plugins}]}
+    node.add()
+    assert ({}, 0) == node.call("CHECK")
+
+    (added,) = [each for each in route.dump(node.pod.socket) if str(each.destination) == "10.201.0.0/24"]
+    node.pod.socket.request([route.delete(added)])
+
+    assert "route 10.201.0.0/24" in node.fail("CHECK")["msg"]
