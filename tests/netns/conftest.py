@@ -1,6 +1,7 @@
 """A private node for every test on the kernel: nothing outside is touched, nothing may be left."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -30,6 +31,18 @@ def private_node(tmp_path_factory: pytest.TempPathFactory) -> netns.Private:
     """
     tmp_path_factory.getbasetemp()
     return netns.enter_private()
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[None]:
+    """A request says where to log to, for the whole process; the next test hears again what is logged."""
+    yield
+    logger = logging.getLogger("meta_cni")
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
+    for each in list(logger.handlers):
+        logger.removeHandler(each)
+        each.close()
 
 
 @pytest.fixture

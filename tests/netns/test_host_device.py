@@ -277,6 +277,7 @@ def test_a_name_that_is_taken_on_the_node_does_not_lose_the_device(
     outcome = ours("host-device", pod)("DEL", config())
 
     assert ({}, 0) == outcome
+    assert "device up0 is back as dev" in caplog.text
     (back,) = [each for each in link.dump(host) if each.mac == MAC]
     assert "up0" == back.alias
     assert back.name.startswith("dev")
