@@ -20,6 +20,7 @@ RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34  # <linux/rtnetlink.h>
 HEAD = struct.Struct("=BBBBBxxBI")  # struct fib_rule_hdr, <linux/fib_rules.h>
 FRA_SRC, FRA_PRIORITY, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_PAD, FRA_PROTOCOL = 2, 6, 14, 15, 18, 21
 FR_ACT_TO_TBL = 1
+FIB_RULE_INVERT = 2
 NOT_SUPPRESSED = b"\xff" * 4  # -1: the kernel's word for none
 BY_SOURCE = frozenset((FRA_SRC, FRA_PRIORITY, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_PAD, FRA_PROTOCOL))
 """The attributes of a rule that asks for the source alone."""
@@ -93,7 +94,7 @@ def dump(socket: Socket) -> list[Rule]:
 
 
 def _parse(body: bytes) -> Rule:
-    family, other_length, length, tos, small_table, action, _ = HEAD.unpack_from(body, HEADER.size)
+    family, other_length, length, tos, small_table, action, flags = HEAD.unpack_from(body, HEADER.size)
     found = pack.attributes(body, HEADER.size + HEAD.size)
     source = found.get(FRA_SRC, bytes(4 if family == sockets.AF_INET else 16))
     suppressed = found.get(FRA_SUPPRESS_PREFIXLEN, NOT_SUPPRESSED)
@@ -104,7 +105,7 @@ def _parse(body: bytes) -> Rule:
         protocol=found.get(FRA_PROTOCOL, b"\0")[0],
         is_by_source=bool(length)
         and action == FR_ACT_TO_TBL
-        and not (other_length or tos)
+        and not (other_length or tos or flags & FIB_RULE_INVERT)
         and suppressed == NOT_SUPPRESSED
         and BY_SOURCE.issuperset(found),
     )

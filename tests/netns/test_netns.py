@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_cni.cni.errors import BadNetns, KernelError, NetnsGone
+from meta_cni.cni.errors import BadNetns, KernelError, NetnsGone, TryAgainLater
 from meta_cni.linux import link, netns
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
@@ -118,6 +118,43 @@ def test_nothing_runs_when_the_namespace_cannot_be_entered():
         netns.run_in(wrong.fileno(), lambda: ran.append(True))
 
     assert [] == ran
+
+
+def test_the_lock_is_the_namespace_s_whatever_path_and_descriptor_it_has(pod: PodNetns):
+    """Two threads may share a descriptor, and two programs have a path each."""
+    other = netns.open_netns(pod.path)
+
+    with netns.locked(pod.fd, 0):
+        for each in (pod.fd, other):
+            with pytest.raises(TryAgainLater, match="another call"), netns.locked(each, 0):
+                pytest.fail("it is locked twice")
+
+    with netns.locked(other, 0):
+        os.close(other)
+
+
+def test_a_lock_goes_when_its_holder_fails(pod: PodNetns):
+    """What is raised inside must not lock the pod for ever."""
+    with pytest.raises(ZeroDivisionError), netns.locked(pod.fd, 0):
+        raise ZeroDivisionError
+
+    with netns.locked(pod.fd, 0):
+        assert open_descriptors()
+
+
+def test_a_lock_of_another_namespace_is_another(pod: PodNetns, pods: Callable[[str], PodNetns]):
+    """Pods do not wait for each other."""
+    with netns.locked(pod.fd, 0), netns.locked(pods("second").fd, 0):
+        assert pod.fd
+
+
+def test_a_namespace_that_cannot_be_opened_again_is_told():
+    """A descriptor that was closed meanwhile."""
+    with (
+        pytest.raises(KernelError, match="open the pod's network namespace: No such"),
+        netns.locked(10**6, 0),
+    ):
+        pytest.fail("there is no such descriptor")
 
 
 def test_a_created_namespace_has_its_loopback_up(pod: PodNetns):

@@ -1,6 +1,7 @@
 """Routes on a real kernel: what was added is what is found, and can be added again."""
 
 import socket as sockets
+import subprocess
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import pytest
 
 from meta_cni.cni.errors import KernelError
-from meta_cni.linux import address, link, route
+from meta_cni.linux import address, link, netns, route
 from meta_cni.linux.codec import rtmsg
 from meta_cni.linux.netlink import NLM_F_CREATE, Request, Socket
-from meta_cni.linux.route import ANYWHERE, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, Route
+from meta_cni.linux.route import ANYWHERE, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RT_TABLE_MAIN, Route
 from tests.netns.conftest import PodNetns
 
 IPV6_METRIC = 1024  # what the kernel gives an IPv6 route without one, <linux/ipv6_route.h>
@@ -119,6 +120,7 @@ def test_every_hop_of_a_multipath_route_is_told(pod: PodNetns, index: int):
     told = found(pod, made("0.0.0.0/0"))
     pod.socket.request([route.delete(each) for each in told])
 
+    assert [2, 2] == [each.hops for each in told]
     assert [(each, index) for each in gateways] == [
         (str(each.gateway), each.interface_index) for each in told
     ]
@@ -155,3 +157,30 @@ def test_a_table_that_is_not_there_has_no_routes(pod: PodNetns, index: int):
 
     assert ["10.9.0.0/16"] == [str(each.destination) for each in route.dump(pod.socket, 4711)]
     assert [] == [each for each in route.dump(pod.socket) if str(each.destination) == "10.9.0.0/16"]
+
+
+def test_the_routes_of_every_table_are_told_at_once(pod: PodNetns, index: int):
+    """0 is no table of its own."""
+    wanted = [made("10.9.0.0/16", "", index, table=table) for table in (RT_TABLE_MAIN, 100, 100000)]
+    pod.socket.request([route.add(each) for each in wanted])
+
+    told = route.dump(pod.socket, 0)
+
+    assert [100, 254, 100000] == sorted(
+        each.table for each in told if each.destination == wanted[0].destination
+    )
+
+
+def test_a_table_is_in_use_by_a_route_of_any_type(pod: PodNetns, index: int):
+    """A table that only refuses is somebody's; the unicast routes do not tell it."""
+    commands = [
+        "ip route add unreachable 10.9.0.0/16 table 100",
+        "ip -6 route add blackhole fd09::/48 table 700",
+    ]
+    netns.run_in(pod.fd, lambda: [subprocess.run(each.split(), check=True) for each in commands])
+
+    told = route.tables(pod.socket)
+
+    assert {100, 700, RT_TABLE_MAIN} <= told
+    assert not {0, 101} & told
+    assert not [each for each in route.dump(pod.socket, 0) if each.table in (100, 700)]

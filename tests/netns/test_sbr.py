@@ -1,5 +1,6 @@
 """sbr on the kernel: who is answered and by which way, whose rules go, and what a failure leaves."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -9,7 +10,7 @@ import socket as sockets
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,17 @@ from typing import Any
 
 import pytest
 
-from delegates.sbr import RTPROT_SBR
+from delegates.sbr import RTPROT_SBR, Sbr
 from meta_cni import standalone
+from meta_cni.cni import result as results
+from meta_cni.cni.config import parse_plugin
+from meta_cni.cni.errors import CNIError, KernelError
 from meta_cni.cni.result import address_of, interface_address_of
+from meta_cni.delegate import Attachment
+from meta_cni.ipam import Nothing
 from meta_cni.linux import address, link, netns, route, rule, sysctl
-from meta_cni.linux.netlink import Socket
+from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux.netlink import Reply, Request, Socket
 from meta_cni.linux.route import ANYWHERE, RT_TABLE_MAIN, Route
 from meta_cni.linux.rule import Rule
 from tests.netns.chain import environment, ours, references, theirs, unwire, wire
@@ -459,6 +466,7 @@ def test_others_rules_stay(pod: PodNetns, host: Socket, is_told: bool, is_link_g
         "ip rule add from 10.1.0.2 lookup 100 pref 9 protocol static",
         f"ip rule add from 10.1.0.2 fwmark 7 lookup 100 protocol {RTPROT_SBR}",
         f"ip rule add from 10.1.0.0/24 lookup 100 protocol {RTPROT_SBR}",
+        f"ip rule add not from 10.1.0.2 lookup 300 protocol {RTPROT_SBR}",
         "ip -6 rule add from fd00:1::2 lookup 101",
     )
     others = [each for each in rule.dump(pod.socket) if each.protocol != RTPROT_SBR or not is_host(each)]
@@ -810,3 +818,108 @@ def test_in_a_list_of_a_network_behind_the_bridge(node: Node):
     node.pod.socket.request([link.delete("net1")])
     node.delete()
     assert before == set(rule.dump(node.pod.socket))
+
+
+class Refusing(Socket):
+    """The pod's kernel, which refuses what it is asked for by some words, once each."""
+
+    refused: tuple[str, ...] = ()
+
+    def request(self, batch: Sequence[Request]) -> list[Reply]:
+        for words in self.refused:
+            found = [each for each in batch if each.action.startswith(words)]
+            if found:
+                self.refused = tuple(each for each in self.refused if each != words)
+                super().request([each for each in batch if each not in found])
+                raise KernelError(found[0].action, errno.ENOBUFS)
+        return super().request(batch)
+
+
+class RefusingNamespaces(Namespaces):
+    """Namespaces of such a pod."""
+
+    refusing: Refusing
+
+    @property
+    def pod(self) -> Socket:
+        return self.refusing
+
+
+@pytest.fixture
+def add(pod: PodNetns) -> Iterator[Callable[..., CNIError]]:
+    """An ADD that the kernel refuses in a step, and the engine does not undo; the error."""
+    with RefusingNamespaces(pod.path) as namespaces:
+        namespaces.refusing = netns.run_in(pod.fd, Refusing.open_host)  # type: ignore[assignment]
+
+        def run(given: dict[str, Any], *refused: str) -> CNIError:
+            namespaces.refusing.refused = refused
+            parsed = parse_plugin(json.dumps(given), "network net")
+            attachment = Attachment("c1", "eth0", pod.path, namespaces, Nothing())
+            with pytest.raises(CNIError) as caught:
+                Sbr(parsed, attachment).add(results.parse(given["prevResult"], "1.0.0"))
+            assert () == namespaces.refusing.refused
+            return caught.value
+
+        yield run
+        namespaces.refusing.close()
+
+
+STEPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a route of the second table": ("add route ::/0", {}),
+    "the first rule": ("add rule from 10.1.0.2/32", {}),
+    "the second rule": ("add rule from fd00:1::2/128", {}),
+    "the second rule to a table of others": ("add rule from fd00:1::2/128", {"table": 200}),
+    "to take a route": ("delete route 10.8.0.0/16", {}),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_whatever_step_fails_nothing_is_left_and_nothing_is_lost(
+    pod: PodNetns, host: Socket, add: Callable[..., CNIError], step: str
+):
+    """Without the DEL that follows: it takes away rules, and gives back no route."""
+    refused, keys = STEPS[step]
+    previous = wired(pod, host)
+    ip(pod, "ip route add default via 10.1.0.1", "ip route add 10.8.0.0/16 via 10.1.0.8 metric 7 mtu 1300")
+    ip(pod, f"ip rule add from 10.1.0.2 lookup 200 protocol {RTPROT_SBR}")
+    before = everything(pod)
+
+    error = add(config(previous, **keys), refused)
+
+    assert error.message.startswith(refused)
+    assert error.message.endswith("No buffer space available")
+    assert before == everything(pod)
+
+
+def test_a_hint_that_fails_gives_the_main_table_its_routes_back(
+    pod: PodNetns, host: Socket, add: Callable[..., CNIError]
+):
+    """The last thing that is done; by then the others have left the main table."""
+    previous = wired(pod, host)
+    for each in previous["ips"]:
+        del each["gateway"]
+    ip(pod, "ip -6 route add fd09::/48 via fd00:1::9", "ip route del 10.1.0.0/24")
+    before = everything(pod)
+
+    error = add(config(previous, addSourceHints=True), "add route 10.1.0.0/24")
+
+    assert "add route 10.1.0.0/24: No buffer space available" == error.message
+    assert before == everything(pod)
+
+
+def test_what_cannot_be_undone_is_told_and_the_rest_is_undone(
+    pod: PodNetns, host: Socket, add: Callable[..., CNIError]
+):
+    """Who reads it knows which route is left."""
+    previous = wired(pod, host)
+    ip(pod, "ip route add 10.8.0.0/16 via 10.1.0.8")
+    rules, main = set(rule.dump(pod.socket)), routes(pod)
+
+    error = add(config(previous), "add route 10.8.0.0/16 via 10.1.0.8", "delete route fd00:1::/64")
+
+    words = "No buffer space available"
+    told = f"add route 10.8.0.0/16 via 10.1.0.8: {words}; delete route fd00:1::/64: {words}"
+    assert f"2 errors: {told}" == error.message
+    assert (rules, main) == (set(rule.dump(pod.socket)), routes(pod))
+    assert set() == routes(pod, 100)
+    assert {"fd00:1::/64 via None dev eth0 src None"} == routes(pod, 101)
