@@ -11,9 +11,10 @@ as broken there (D-01 to D-06 of the compatibility notes).
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from meta_cni.cni.errors import BadConfig, CheckFailed
+from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError
 from meta_cni.cni.result import Address, Result
 from meta_cni.cni.result import Route as ResultRoute
 from meta_cni.engine.plan import DefaultRoute
@@ -44,6 +45,13 @@ def take_away(pod: Socket, interface: str) -> Brought:
     if found:
         pod.request([route.delete(each) for each in found])
     return Brought(interface, tuple(found))
+
+
+def put_back(pod: Socket, before: Brought) -> None:
+    """Install what the pod had, as far as the kernel takes it: an ADD that failed leaves it as it was."""
+    for each in before.routes:
+        with suppress(KernelError):
+            pod.request([route.add(each, append=True)])
 
 
 def settle(
@@ -94,12 +102,15 @@ def _hop(each: Route) -> tuple[int, Address | None, int]:
 
 
 def _chosen(pod: Socket, decision: DefaultRoute, before: Brought, brought: Sequence[Brought]) -> list[Route]:
-    """The routes of one family that are to be: requested ones, else the owner's, else the default's."""
+    """
+    The routes of one family that are to be: requested ones, else the owner's, else the default's.
+
+    What the pod had before, by another request of its runtime, stays where none of these brings any.
+    """
     if decision.owner is not None and decision.gateways:
         return _requested(pod, decision, brought[decision.owner].interface)
-    fallback = [before] if decision.owner is None or decision.is_requested else []
     candidates = [brought[decision.owner]] if decision.owner is not None else []
-    candidates += [*brought[:1], *fallback] if decision.is_requested else fallback
+    candidates += [*brought[:1], before] if decision.is_requested else [before]
     for candidate in candidates:
         of_family = [each for each in candidate.routes if each.destination.version == decision.family]
         if of_family:

@@ -113,14 +113,30 @@ def run(
     before = default_route.Brought("", ())
     if is_deciding:
         before = default_route.take_away(namespaces.pod, "")
+    try:
+        return _run(prepared, decisions, previous, namespaces, before if is_deciding else None)
+    except BaseException:
+        if before.routes:
+            default_route.put_back(namespaces.pod, before)
+        raise
+
+
+def _run(
+    prepared: Sequence[Prepared],
+    decisions: Sequence[DefaultRoute],
+    previous: Result | None,
+    namespaces: Namespaces,
+    before: default_route.Brought | None,
+) -> tuple[Record, ...]:
+    """As run(), with what was taken away before the first attachment; None when nothing is decided."""
     brought: list[default_route.Brought] = []
     done: list[tuple[Record, Result]] = []
     for each in prepared:
         given = previous if each.record.is_default else None
         done.append((each.record, _attach(each, given, namespaces)))
-        if is_deciding:
+        if before is not None:
             brought.append(default_route.take_away(namespaces.pod, each.record.interface))
-    if is_deciding:
+    if before is not None:
         installed = default_route.settle(namespaces.pod, decisions, before, brought)
         done = [(record, _with_routes(record, result, installed, namespaces)) for record, result in done]
     return tuple(replace(record, result=results.to_json(result, NEWEST)) for record, result in done)

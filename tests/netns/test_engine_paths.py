@@ -146,6 +146,39 @@ def test_failing_second_request_keeps_the_first(node: Node, pod: PodNetns):
     node.delete()
 
 
+def test_failing_second_request_leaves_the_default_routes_of_the_first(node: Node, pod: PodNetns):
+    """They are taken out while the networks are attached, and were not put back."""
+    node.add()
+    before = pod.defaults()
+    node.nad(
+        "broken", node.bridge("", 12, ipam=node.ipam(12, routes=[{"dst": "10.9.0.0/16", "gw": "192.0.2.9"}]))
+    )
+    node.annotate("broken")
+    node.settings = {"delegates": [node.bridge("second", 13)]}
+
+    node.fail(CNI_IFNAME="eth1")
+
+    assert before == pod.defaults()
+    assert ({}, 0) == node.call("CHECK")
+    node.delete()
+
+
+def test_second_request_without_default_routes_leaves_those_of_the_first(node: Node, pod: PodNetns):
+    """The pod reaches the world as it did before."""
+    node.add()
+    before = pod.defaults()
+    node.nad("one", node.bridge("", 12))
+    node.annotate("one")
+    node.settings = {"delegates": [node.bridge("second", 13)]}
+
+    node.add(CNI_IFNAME="eth1")
+
+    assert before == pod.defaults()
+    assert ({}, 0) == node.call("CHECK")
+    node.delete(CNI_IFNAME="eth1")
+    node.delete()
+
+
 def test_del_in_our_own_namespace_is_refused(node: Node):
     """Deleting links in the node's namespace would cut the node off."""
     node.add()
