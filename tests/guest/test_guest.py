@@ -25,8 +25,11 @@ from tests.guest.report import Report
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-LEFT_OUT = ("bad_input", "examples", "host_local_beside_reference", "install", "podman")
-"""Of tests/netns: they ask little of a kernel, and much of a processor."""
+LEFT_OUT = (
+    *("bad_input", "examples", "host_local_beside_reference", "install", "podman"),
+    *("bridge_filters", "masquerade"),
+)
+"""Of tests/netns: they ask little of a kernel, or much of a processor that starts many programs."""
 CHOSEN = {
     "tests/netns": [f"--ignore=tests/netns/test_{name}.py" for name in LEFT_OUT],
     "tests/conformance": ["-m", "guest"],
