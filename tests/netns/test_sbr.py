@@ -605,17 +605,39 @@ def test_a_missing_gateway_is_said_in_the_log_and_the_rest_is_done(
     """Nobody sees why there is no default route, else; a network without a way out is no mistake."""
     previous = wired(pod, host)
     del previous["ips"][0]["gateway"]
+    log = logging.getLogger("meta_cni")  # another test may have set it up
 
-    with caplog.at_level(logging.WARNING):
-        call(pod, "ADD", "eth0", config(previous))
+    log.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.WARNING, logger=log.name):
+            call(pod, "ADD", "eth0", config(previous))
+    finally:
+        log.removeHandler(caplog.handler)
 
     words = "network net: sbr: c1 eth0: address 10.1.0.2/24 has no gateway: no default route is set"
-    assert [words] == [each.getMessage() for each in caplog.records]
+    assert {words} == {each.getMessage() for each in caplog.records}
     assert {"10.1.0.0/24 via None dev eth0 src 10.1.0.2"} == routes(pod, 100)
     assert {"::/0 via fd00:1::1 dev eth0 src None", "fd00:1::/64 via None dev eth0 src None"} == routes(
         pod, 101
     )
     call(pod, "CHECK", "eth0", config(previous))
+
+
+def test_a_missing_gateway_is_said_on_standard_error(pod: PodNetns, host: Socket):
+    """Where a runtime keeps it; on standard output there is one document."""
+    previous = wired(pod, host)
+    del previous["ips"][0]["gateway"]
+    command = [sys.executable, "-c", READY, str(Path(__file__).parents[2])]
+
+    done = subprocess.run(
+        command,
+        env=environment("ADD", pod, {}),
+        input=json.dumps(config(previous)).encode(),
+        capture_output=True,
+    )
+
+    assert (0, b"ready\n") == (done.returncode, done.stdout)
+    assert b"address 10.1.0.2/24 has no gateway: no default route is set\n" in done.stderr
 
 
 def test_a_static_gateway_comes_before_the_result_s_and_the_main_table_s(pod: PodNetns, host: Socket):
