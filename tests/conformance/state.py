@@ -15,7 +15,17 @@ from typing import Any
 
 from meta_cni.linux import netns
 
-LINK = ("mtu", "master", "link_type", "promiscuity", "group", "num_tx_queues", "num_rx_queues", "ifalias")
+LINK = (
+    "mtu",
+    "master",
+    "link_type",
+    "promiscuity",
+    "group",
+    "num_tx_queues",
+    "num_rx_queues",
+    "ifalias",
+    "txqlen",
+)
 FLAGS = {"UP", "PROMISC", "ALLMULTI", "NOARP", "DYNAMIC"}
 DATA = (
     *("vlan_filtering", "vlan_default_pvid", "vlan_protocol", "stp_state", "mcast_snooping"),
