@@ -15,6 +15,8 @@ from tests.netns.chain import masquerading, ours, references, theirs
 from tests.netns.conftest import Node, PodNetns, ranges
 from tests.netns.traffic import SILENCE_S, Wire, is_reached, source_seen
 
+pytestmark = pytest.mark.slow
+
 Rules = Callable[[], list[str]]
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

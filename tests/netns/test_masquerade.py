@@ -11,6 +11,8 @@ from meta_cni.cni.result import interface_address_of
 from meta_cni.linux import iptables, masquerade, nftables, program
 from meta_cni.linux.masquerade import BACKENDS, Owner
 
+pytestmark = pytest.mark.slow
+
 Rules = Callable[[], list[str]]
 
 FOUR, SIX = interface_address_of("10.1.0.2/24"), interface_address_of("fd00:1::2/64")
