@@ -20,8 +20,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance sequences guest-test bench golden clean \
-	reference-plugins newest-reference packet-filters guest-programs FORCE
+.PHONY: help run test check lint types fast conformance sequences bench golden clean reference-plugins newest-reference packet-filters FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -49,6 +48,9 @@ sequences: $(VENV)/.test packet-filters ## 10 000 random lives of pods, after wh
 	@processes=()
 	for n in 1 2 3 4; do SEQUENCES=1250 $(PYTEST) tests/netns/test_sequences.py -q & processes+=($$!); done
 	for each in "$${processes[@]}"; do wait "$$each"; done
+
+sequences: $(VENV)/.test packet-filters ## 10 000 random sequences of calls, or as many as SEQUENCES says (SEQUENCE_SEED=n: that one)
+	@SEQUENCES=$(or $(SEQUENCES),10000) $(PYTEST) tests/netns/test_sequences.py
 
 bench: $(VENV)/.test reference-plugins ## built-ins beside the reference plugins and the bare kernel, as ratios (ARGS=rounds)
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -1,320 +1,147 @@
 """
-Random lives of pods on one node, and what they leave behind: nothing.
+Random sequences of calls, each on networks of its own, after which nothing may be left.
 
-A sequence is made of its seed alone, so that one that failed can be lived again. It has a few
-networks over random valid configurations of every built-in plugin, a few pods, and calls in any
-order: ADD, CHECK, DEL, DEL once more, ADDs that must fail, a namespace that goes away under a
-pod, GC. In the end every pod is deleted, or collected, and the node is compared with what it was.
+A sequence is told by its seed alone: the same one is the same networks and the same calls. It
+knows what every call must answer, but where a fault hits in the middle: of an attachment that
+could not be undone then, only a later DEL or GC is asked for.
+
+Run as a program it is one worker: `python -m tests.netns.sequences FIRST STEP COUNT`.
 """
 
 import json
-import random
+import os
+import re
+import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import delegates
 from meta_cni import compose, standalone
-from meta_cni.linux import address, link, route
+from meta_cni.linux import link, netns, sysctl
 from meta_cni.linux.netlink import Socket
+from tests.netns import drawing, features, leftovers
 from tests.netns.conftest import PodNetns
+from tests.netns.drawing import Draw, Plugin
 
-PODS = ("p1", "p2", "p3")
-DEVICES = ("dev0", "dev1")
-MASTER = "up0"
-KEPT = ("lock", "version", "last_reserved_ip", "pods_", "network-attachment-definitions_")
-"""Files that stay: marks and locks of host-local, versions of the file store."""
-PACKET_FILTERED = ("ipMasq", "macspoofchk")
-FAILING_PLUGIN = '#!/bin/sh\n[ "$CNI_COMMAND" = ADD ] || exit 0\necho \'{"code": 99, "msg": "no"}\'\nexit 1\n'
+RUN = Path("/run")
+PODS = 3
+INTERFACES = ("eth0", "eth0", "eth1")
+BROKEN_FROM = 100
+"""Numbers of networks that cannot work; those of the others are below."""
+DEFAULT = re.compile(r"route (0\.0\.0\.0/0|::/0) ")
+"""In what a CHECK says."""
+PASSING = ("br", "own", "peer")
+"""How the names of bridges and devices of a sequence begin."""
+PASSING_GROUP = 77
+Answer = tuple[dict[str, Any], int]
 
-Config = dict[str, Any]
+
+class SequenceFailed(AssertionError):
+    """A call answered what it must not, or something is left."""
 
 
 @dataclass(frozen=True)
-class Dice:
-    """Random choices of one sequence, in words."""
+class Network:
+    """A list of plugins under a name."""
 
-    random: random.Random
+    name: str
+    version: str
+    plugins: tuple[Plugin, ...]
+    is_exclusive: bool = False
+    devices: tuple[str, ...] = ()
 
-    def maybe(self, chance: float = 0.5) -> bool:
-        """True so often."""
-        return self.random.random() < chance
+    @property
+    def is_once_a_pod(self) -> bool:
+        """It brings routes which a pod cannot have twice: to ptp's gateway, and those of addroutes."""
+        return any(each["type"] == "ptp" or "addroutes" in each for each in self.plugins)
 
-    def some(self, **keys: Any) -> Config:
-        """Each of the keys, or not."""
-        return {key: value for key, value in keys.items() if self.maybe()}
+    @property
+    def is_checked(self) -> bool:
+        """CHECK exists from 0.4.0 on."""
+        return self.version != "0.3.1"
 
-    def one(self, *choices: Any) -> Any:
-        """One of them."""
-        return self.random.choice(choices)
-
-
-def bridge(dice: Dice, n: int) -> Config:
-    """Every key but VLANs, which need another kernel."""
-    keys = dice.some(
-        mtu=dice.one(1400, 1500),
-        isGateway=True,
-        isDefaultGateway=True,
-        portIsolation=True,
-        enabledad=True,
-        forceAddress=True,
-    )
-    keys |= dice.one({}, {"hairpinMode": True}, {"promiscMode": True})
-    if dice.maybe(0.05):
-        keys |= dice.one(
-            {"ipMasq": True}, {"ipMasq": True, "ipMasqBackend": "nftables"}, {"macspoofchk": True}
-        )
-    return {"type": "bridge", "bridge": f"br{n}", **keys}
-
-
-def macvlan(dice: Dice, n: int) -> Config:
-    """All modes that share a master."""
-    keys = dice.some(mtu=dice.one(1400, 1500), bcqueuelen=500)
-    return {"type": "macvlan", "master": MASTER, "mode": dice.one("bridge", "private", "vepa"), **keys}
-
-
-def ptp(dice: Dice, n: int) -> Config:
-    """Masquerade seldom: it runs programs."""
-    keys = dice.some(mtu=1400)
-    return {"type": "ptp", **keys, **({"ipMasq": True} if dice.maybe(0.05) else {})}
-
-
-def tap(dice: Dice, n: int) -> Config:
-    """With and without who may open it."""
-    return {"type": "tap", **dice.some(multiQueue=True, mtu=1400, owner=0, group=0)}
-
-
-def host_device(dice: Dice, n: int) -> Config:
-    """One pod at a time can have it."""
-    return {"type": "host-device", "device": DEVICES[n % len(DEVICES)]}
-
-
-def loopback(dice: Dice, n: int) -> Config:
-    """No key."""
-    return {"type": "loopback"}
-
-
-def tuning(dice: Dice, n: int) -> Config:
-    """Attributes that a DEL puts back, and parameters."""
-    keys = dice.some(mtu=1300, promisc=True, allmulti=True, txQLen=500)
-    return {
-        "type": "tuning",
-        "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"},
-        "dataDir": "@tuning",
-        **keys,
-    }
-
-
-def sbr(dice: Dice, n: int) -> Config:
-    """Tables of its own choice."""
-    return {"type": "sbr"}
-
-
-def route_override(dice: Dice, n: int) -> Config:
-    """Away with routes, and another one instead."""
-    keys = dice.some(flushgateway=True, flushroutes=True, delroutes=[{"dst": "10.99.0.0/16"}])
-    return {"type": "route-override", **keys, **dice.some(addroutes=[{"dst": f"10.{200 + n}.0.0/16"}])}
-
-
-Make = Callable[[Dice, int], Config]
-INTERFACES: Mapping[str, Make] = {
-    "bridge": bridge,
-    "macvlan": macvlan,
-    "ptp": ptp,
-    "tap": tap,
-    "host-device": host_device,
-}
-CHAINED: Mapping[str, Make] = {"tuning": tuning, "sbr": sbr, "route-override": route_override}
-ALONE: Mapping[str, Make] = {"loopback": loopback}
-"""What makes no interface of its own, and is called as a plugin of its own only."""
-
-
-def available(makes: Mapping[str, Make]) -> list[str]:
-    """Those that are built in."""
-    return [each for each in makes if each in delegates.BUILTIN]
-
-
-def ipam(dice: Dice, n: int, root: Path, *, must_have: bool) -> Config:
-    """host-local out of one directory, static, or none."""
-    subnets = [f"10.{n}.0.0/24"] + ([f"fd00:{n}::/64"] if dice.maybe() else [])
-    kind = dice.one("host-local", "host-local", "static", "none")
-    routes = [{"dst": "10.99.0.0/16"}] if dice.maybe(0.3) else []
-    if kind == "none" and not must_have:
-        return {}
-    if kind == "static" and not must_have:  # the same for all pods, which no router likes
-        addresses = [{"address": f"10.{n}.0.77/24", "gateway": f"10.{n}.0.1"}]
-        return {"ipam": {"type": "static", "addresses": addresses, "routes": routes}}
-    ranges = [[{"subnet": each}] for each in subnets]
-    return {"ipam": {"type": "host-local", "dataDir": str(root / "ipam"), "ranges": ranges, "routes": routes}}
-
-
-def network(dice: Dice, n: int, root: Path) -> list[Config]:
-    """The plugins of one network: one that makes the interface, and perhaps some behind it."""
-    kind = dice.one(*available(INTERFACES))
-    first = {**INTERFACES[kind](dice, n), **ipam(dice, n, root, must_have=kind == "ptp")}
-    behind = [each for each in available(CHAINED) if dice.maybe(0.25)]
-    if "ipam" not in first:
-        behind = [each for each in behind if each == "tuning"]
-    made = [first, *(CHAINED[each](dice, n) for each in behind)]
-    return json.loads(json.dumps(made).replace("@tuning", str(root / "tuning")))  # type: ignore[no-any-return]
+    @property
+    def document(self) -> dict[str, Any]:
+        """The configuration."""
+        return {"cniVersion": self.version, "name": self.name, "plugins": list(self.plugins)}
 
 
 @dataclass
-class Place:
-    """The node: its namespaces, its devices, its directories; the same for every sequence."""
+class Pod:
+    """A pod; its namespace is None once it is gone."""
 
-    root: Path
-    host: Socket
-    pods: dict[str, PodNetns] = field(default_factory=dict)
+    name: str
+    namespace: PodNetns | None
+    path: str
+    container: str = "c"
 
-    def prepare(self) -> None:
-        """Devices, directories and namespaces."""
-        for name in ("objects", "conf", "bin"):
-            (self.root / name).mkdir()
-        plugin = self.root / "bin" / "failing"
-        plugin.write_text(FAILING_PLUGIN)
-        plugin.chmod(0o755)
-        self.host.request([link.create_pair(MASTER, "sw0")])
-        self.host.request([link.create_pair(each, f"{each}x") for each in DEVICES])
-        self.restore()
-        for name in PODS:
-            self.pods[name] = PodNetns(name)
-
-    def restore(self) -> None:
-        """What a sequence may leave otherwise: bridges, and devices that are down."""
-        for each in link.dump(self.host):
-            if each.kind == "bridge":
-                link.remove(self.host, each.name)
-        for name in (MASTER, "sw0", *DEVICES):
-            self.host.request([link.set_link(link.require(self.host, name, "device").index, is_up=True)])
-
-    def renew(self, name: str) -> None:
-        """Another namespace in the place of a pod's."""
-        self.pods[name].close()
-        self.pods[name] = PodNetns(name)
-
-    def close(self) -> None:
-        """Let the pods go."""
-        for each in self.pods.values():
-            each.close()
-
-    def state(self, *, with_filters: bool) -> dict[str, Any]:
-        """Everything that must be as it was."""
-        links = [each for each in link.dump(self.host) if each.kind != "bridge"]
-        indexes = {each.index for each in links}
-        files = (path for path in self.root.rglob("*") if path.is_file() and "objects" not in path.parts)
-        found: dict[str, Any] = {
-            "links": sorted((each.name, each.kind, each.mtu, each.alias, each.master) for each in links),
-            "addresses": sorted(
-                str(each.address)
-                for each in address.dump(self.host)
-                if each.interface_index in indexes and not each.ip.is_link_local
-            ),
-            "routes": sorted(
-                str(each)
-                for each in route.dump(self.host)
-                if each.interface_index in indexes and not each.destination.is_link_local
-            ),
-            "files": sorted(
-                str(path.relative_to(self.root)) for path in files if not path.name.startswith(KEPT)
-            ),
-            "pods": {name: pod_state(pod) for name, pod in self.pods.items()},
-        }
-        if with_filters:
-            found["filters"] = packet_filters()
-        return found
+    def lose(self) -> None:
+        """The namespace goes, as on a reboot."""
+        if self.namespace is not None:
+            self.namespace.close()
+        self.namespace = None
 
 
-def pod_state(pod: PodNetns) -> dict[str, Any]:
-    """A pod's namespace, without what its loopback has."""
-    from meta_cni.linux import netns
+@dataclass
+class Attached:
+    """What one ADD made, or may have made."""
 
-    rules = netns.run_in(
-        pod.fd, lambda: _printed("ip", "rule", "show") + _printed("ip", "-6", "rule", "show")
-    )
-    return {"links": pod.links(), "routes": [str(each) for each in route.dump(pod.socket)], "rules": rules}
+    pod: Pod
+    interface: str
+    networks: tuple[Network, ...]
+    container: str
+    path: str
+    namespace: PodNetns | None
+    """The one that was there at ADD."""
+    is_sure: bool = True
+    """Complete, as far as anybody knows."""
+    result: dict[str, Any] = field(default_factory=dict)
+    is_first: bool = True
+    """No later ADD of its pod has had the default routes to decide about: the last one has them."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Its namespace is gone."""
+        return self.namespace is None or self.pod.namespace is not self.namespace
 
-def packet_filters() -> list[str]:
-    """Rules and chains of pods; tables and base chains may stay."""
-    lines = _printed("nft", "list", "ruleset") + _printed("iptables", "-t", "nat", "-S")
-    return [line for line in lines if any(each in line for each in ("CNI-", " masquerade", "cni-br-iface"))]
+    @property
+    def key(self) -> dict[str, str]:
+        """As a GC lists it."""
+        return {"containerID": self.container, "ifname": self.interface}
 
-
-def _printed(*command: str) -> list[str]:
-    done = subprocess.run(command, capture_output=True, text=True)
-    return [line.strip() for line in done.stdout.splitlines() if not line.startswith("#")]
-
-
-class Sequence:
-    """One random life, by the whole engine or by single plugins."""
-
-    def __init__(self, seed: int, place: Place) -> None:
-        self.seed = seed
-        self.place = place
-        self.dice = Dice(random.Random(seed))
-        self.calls: list[str] = []
-        self.attached: set[str] = set()
-        """Pods whose last ADD succeeded, and that were not deleted since."""
-        self.uses_filters = False
-
-    def note(self, text: str) -> None:
-        """For who reads a failure."""
-        self.calls.append(text)
-
-    def expect(self, answer: tuple[bytes, int], code: int | None, what: str) -> None:
-        """The exit code; None when either is right."""
-        printed, actual = answer
-        self.note(f"{what} -> {actual} {printed.decode()[:300] if actual else ''}")
-        assert code is None or code == actual, what
+    def __str__(self) -> str:
+        names = ", ".join(each.name for each in self.networks)
+        return f"{self.container} {self.interface} in {self.path} by {names}"
 
 
-class Life(Sequence):
-    """Pods with several networks each, by the engine."""
+def environment(command: str, attached: Attached, path: str, args: str = "") -> dict[str, str]:
+    """A runtime's variables."""
+    return {
+        "PATH": os.environ["PATH"],
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": attached.container,
+        "CNI_NETNS": path,
+        "CNI_IFNAME": attached.interface,
+        "CNI_ARGS": args,
+        "CNI_PATH": "/nowhere",
+    }
 
-    def run(self) -> None:
-        """Live, and go."""
-        names = [f"n{n}" for n in range(1, 2 + self.dice.one(2, 3, 4))]
-        self.networks = {name: network(self.dice, int(name[1:]), self.place.root) for name in names}
-        text = json.dumps(self.networks)
-        self.note(text)
-        self.uses_filters = any(f'"{key}": true' in text for key in PACKET_FILTERED)
-        for name, plugins in self.networks.items():
-            self.write_network(name, plugins)
-        for _ in range(self.dice.one(5, 8, 12)):
-            self.dice.one(
-                *[self.add] * 4, *[self.check] * 2, *[self.delete] * 3, self.fail, self.vanish, self.collect
-            )()
-        self.end()
 
-    def write_network(self, name: str, plugins: list[Config]) -> None:
-        config = {"cniVersion": "1.1.0", "name": name, "plugins": plugins}
-        self.write(
-            "NetworkAttachmentDefinition", "k8s.cni.cncf.io/v1", name, {}, {"config": json.dumps(config)}
-        )
+class Engine:
+    """Calls of the whole engine: a default network and others, by an annotation from the file store."""
 
-    def write(
-        self, kind: str, version: str, name: str, annotations: Config, spec: Config | None = None
-    ) -> None:
-        metadata = {"name": name, "namespace": "telco", "annotations": annotations}
-        document = {
-            "apiVersion": version,
-            "kind": kind,
-            "metadata": metadata,
-            **({"spec": spec} if spec else {}),
-        }
-        (self.place.root / "objects" / f"{kind}-{name}.json").write_text(json.dumps(document))
+    most_networks = 4
 
-    def annotate(self, pod: str, networks: list[str]) -> None:
-        self.write("Pod", "v1", pod, {"k8s.v1.cni.cncf.io/networks": ",".join(networks)})
-
-    def call(self, verb: str, pod: str = "", *, netns: str | None = None, **keys: Any) -> tuple[bytes, int]:
-        """One call of the runtime."""
-        root = self.place.root
-        config = {
+    def __init__(self, root: Path, random: Random) -> None:
+        self.root = root
+        self.random = random
+        self.configuration = {
             "cniVersion": "1.1.0",
             "name": "node",
             "type": "meta-cni",
@@ -322,219 +149,612 @@ class Life(Sequence):
             "confDir": str(root / "conf"),
             "binDir": str(root / "bin"),
             "store": {"directory": str(root / "objects")},
-            "delegates": [{"cniVersion": "1.1.0", "name": "default", **bridge_by_default(root)}],
-            **keys,
+            "logToStderr": False,
         }
-        environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "CNI_COMMAND": verb,
-            "CNI_CONTAINERID": pod,
-            "CNI_NETNS": self.place.pods[pod].path if pod and netns is None else netns or "",
-            "CNI_IFNAME": "eth0" if pod else "",
-            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=telco;K8S_POD_NAME={pod}",
-            "CNI_PATH": str(root / "bin"),
-        }
-        return compose.serve(environment, json.dumps(config).encode(), is_daemon=True)
 
-    def add(self) -> None:
-        """An ADD succeeds, unless another pod has the device it needs, or it is there already."""
-        pod = self.dice.one(*PODS)
-        if pod in self.attached:
-            return
-        chosen = [each for each in self.networks if self.dice.maybe(0.6)]
-        self.annotate(pod, chosen)
-        needs = [self.networks[each][0].get("device") for each in chosen]
-        wanted = [each for each in needs if each]
-        free = {each.name for each in link.dump(self.place.host)}
-        is_possible = len(set(wanted)) == len(wanted) and set(wanted) <= free
-        answer = self.call("ADD", pod)
-        self.expect(answer, 0 if is_possible else 1, f"ADD {pod} {chosen}")
-        if answer[1] == 0:
-            self.attached.add(pod)
+    def _write(self, kind: str, name: str, version: str, **more: Any) -> None:
+        metadata = {"name": name, "namespace": "telco", **more.pop("metadata", {})}
+        document = {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
+        (self.root / "objects" / f"{kind}-{name}.json").write_text(json.dumps(document))
 
-    def check(self) -> None:
-        """What was attached is as it was left."""
-        for pod in sorted(self.attached):
-            self.expect(self.call("CHECK", pod), 0, f"CHECK {pod}")
+    def add(self, attached: Attached) -> Answer:
+        """ADD of the first network as the default one, of the others by the annotation."""
+        selections = []
+        first, *others = attached.networks
+        for number, each in enumerate(others):
+            spec = {"config": json.dumps(each.document)}
+            self._write("NetworkAttachmentDefinition", each.name, "k8s.cni.cncf.io/v1", spec=spec)
+            selections.append({"name": each.name, "interface": f"{attached.interface}n{number}"})
+        annotations = {"k8s.v1.cni.cncf.io/networks": json.dumps(selections)} if selections else {}
+        self._write("Pod", attached.pod.name, "v1", metadata={"annotations": annotations})
+        return self._call("ADD", attached, attached.path, delegates=[first.document])
 
-    def delete(self) -> None:
-        """Once, twice, with a namespace or without."""
-        pod = self.dice.one(*PODS)
-        for _ in range(self.dice.one(1, 1, 2)):
-            self.expect(self.call("DEL", pod), 0, f"DEL {pod}")
-        if self.dice.maybe(0.2):
-            self.expect(self.call("DEL", pod, netns=""), 0, f"DEL {pod} without namespace")
-        self.attached.discard(pod)
+    def _call(self, command: str, attached: Attached, path: str, **more: Any) -> Answer:
+        args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=telco;K8S_POD_NAME={attached.pod.name}"
+        given = json.dumps({**self.configuration, **more}).encode()
+        return decoded(compose.serve(environment(command, attached, path, args), given))
 
-    def fail(self) -> None:
-        """An ADD that must fail, after some of its networks were attached; nothing of it stays."""
-        pod = self.dice.one(*PODS)
-        if pod in self.attached:
-            return
-        how, broken = self.dice.one(*self.broken().items())
-        self.write_network("bad", broken)
-        chosen = [
-            each for each in self.networks if self.dice.maybe() and "device" not in self.networks[each][0]
-        ]
-        self.annotate(pod, [*chosen, "bad"])
-        taken = "eth0" if how == "taken" else ""
-        inside = self.place.pods[pod].socket
-        if taken:
-            inside.request([link.create_pair(taken, "taken0")])
-        with self.without_ledger() if how == "ledger" else nullcontext():
-            self.expect(self.call("ADD", pod), 1, f"ADD {pod} {chosen} that fails: {how}")
-        if taken:
-            link.remove(inside, taken)
-        if self.dice.maybe():
-            self.expect(self.call("DEL", pod), 0, f"DEL {pod}")
+    def check(self, attached: Attached) -> Answer:
+        """CHECK of all networks."""
+        return self._call("CHECK", attached, attached.path, prevResult=attached.result)
 
-    @contextmanager
-    def without_ledger(self) -> Iterator[None]:
-        """A file is in the place of its directory."""
-        state, aside = (self.place.root / name for name in ("state", "state.aside"))
-        if state.exists():
-            state.rename(aside)
-        state.touch()
+    def delete(self, attached: Attached, path: str) -> Answer:
+        """DEL of all networks."""
+        return self._call("DEL", attached, path)
+
+    def collect(self, anything: Attached, networks: list[Network], valid: list[Attached]) -> Answer:
+        """GC; what is not listed is detached."""
+        return self._call("GC", anything, "", **{"cni.dev/valid-attachments": [each.key for each in valid]})
+
+
+class Standalone:
+    """Calls of the plugins one by one, as a runtime makes them of a list."""
+
+    most_networks = 1
+
+    def __init__(self, root: Path, random: Random) -> None:
+        self.root = root
+        self.random = random
+
+    def _call(self, command: str, attached: Attached, plugin: Plugin, path: str, **more: Any) -> Answer:
+        network = attached.networks[0]
+        given = {"cniVersion": network.version, "name": network.name, **plugin, **more}
+        variables = environment(command, attached, path)
+        return decoded(standalone.serve(plugin["type"], variables, json.dumps(given).encode()))
+
+    def add(self, attached: Attached) -> Answer:
+        """ADD of each plugin with the result before it; one that fails has all those before it undone."""
+        more: dict[str, Any] = {}
+        (network,) = attached.networks
+        for number, plugin in enumerate(network.plugins):
+            answer, code = self._call("ADD", attached, plugin, attached.path, **more)
+            if code != 0:
+                if number > 0 or self.random.random() < 0.3:
+                    undone = replace(
+                        attached, networks=(replace(network, plugins=network.plugins[: number + 1]),)
+                    )
+                    self.delete(undone, attached.path)
+                return answer, code
+            more = {"prevResult": answer}
+        return answer, 0
+
+    def check(self, attached: Attached) -> Answer:
+        """CHECK of each plugin."""
+        for plugin in attached.networks[0].plugins:
+            answer, code = self._call("CHECK", attached, plugin, attached.path, prevResult=attached.result)
+            if code != 0:
+                break
+        return answer, code
+
+    def delete(self, attached: Attached, path: str) -> Answer:
+        """DEL in reverse; all are tried."""
+        more = {"prevResult": attached.result} if attached.result and self.random.random() < 0.7 else {}
+        failed: Answer = ({}, 0)
+        for plugin in reversed(attached.networks[0].plugins):
+            answer, code = self._call("DEL", attached, plugin, path, **more)
+            if code != 0:
+                failed = answer, code
+        return failed
+
+    def collect(self, anything: Attached, networks: list[Network], valid: list[Attached]) -> Answer:
+        """GC of each network that has one, with its own attachments."""
+        for network in networks:
+            named = replace(anything, networks=(network,))
+            listed = [each.key for each in valid if network in each.networks]
+            for plugin in network.plugins:
+                more = {"cni.dev/valid-attachments": listed}
+                answer, code = self._call("GC", named, plugin, "", **more)
+                if code != 0:
+                    return answer, code
+        return {}, 0
+
+
+def decoded(answered: tuple[bytes, int]) -> Answer:
+    """The answer, empty where nothing was printed."""
+    printed, code = answered
+    return (json.loads(printed) if printed else {}), code
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """Nothing can be written there for a while."""
+    directory.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-o", "bind,ro", directory, directory], check=True)
+    try:
         yield
-        state.unlink()
-        if aside.exists():
-            aside.rename(state)
-
-    def broken(self) -> dict[str, list[Config]]:
-        """Networks that cannot be attached, by why."""
-        local = {"type": "host-local", "dataDir": str(self.place.root / "ipam")}
-        whole: Config = {"type": "bridge", "bridge": "brbad"}
-        good = {**whole, "ipam": {**local, "ranges": [[{"subnet": "10.250.0.0/24"}]]}}
-        full = {"subnet": "10.251.0.0/24", "rangeStart": "10.251.0.1", "rangeEnd": "10.251.0.1"}
-        return {
-            "exhausted": [{**whole, "ipam": {**local, "ranges": [[full]]}}],
-            "unreachable": [
-                {**good, "ipam": {**good["ipam"], "routes": [{"dst": "10.98.0.0/16", "gw": "192.0.2.1"}]}}
-            ],
-            "plugin": [good, {"type": "failing"}],
-            "missing master": [{"type": "macvlan", "master": "nope"}],
-            "missing plugin": [{"type": "nobody"}],
-            "bad tuning": [good, {"type": "tuning", "sysctl": {"net.core.nothing": "1"}}],
-            "taken": [good],
-            "ledger": [good],
-        }
-
-    def vanish(self) -> None:
-        """A pod's namespace goes away, and DEL comes after."""
-        pod = self.dice.one(*PODS)
-        path = self.place.pods[pod].path
-        devices = pod in self.attached and "host-device" in json.dumps(self.networks)
-        if devices:  # a veth that plays a device dies with the namespace
-            return
-        self.place.renew(pod)
-        self.note(f"namespace of {pod} is another one")
-        self.expect(self.call("DEL", pod, netns=self.dice.one(path, "", "/run/netns/none")), 0, f"DEL {pod}")
-        self.attached.discard(pod)
-
-    def collect(self) -> None:
-        """GC with what is attached, or with less: what is not listed is detached."""
-        kept = [each for each in sorted(self.attached) if self.dice.maybe(0.8)]
-        listed = [{"containerID": each, "ifname": "eth0"} for each in kept]
-        answer = self.call("GC", **{"cni.dev/valid-attachments": listed})
-        self.expect(answer, 0, f"GC of all but {kept}")
-        self.attached &= set(kept)
-
-    def end(self) -> None:
-        """Everybody goes."""
-        if self.dice.maybe(0.3):
-            self.expect(self.call("GC", **{"cni.dev/valid-attachments": []}), 0, "GC of all")
-            self.attached.clear()
-        for pod in self.dice.random.sample(PODS, len(PODS)):
-            self.expect(self.call("DEL", pod), 0, f"DEL {pod}")
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
 
 
-def bridge_by_default(root: Path) -> Config:
-    """The default network of every pod."""
-    local = {"type": "host-local", "dataDir": str(root / "ipam"), "ranges": [[{"subnet": "10.244.0.0/16"}]]}
-    return {"type": "bridge", "bridge": "br244", "isDefaultGateway": True, "ipam": local}
+class Worker:
+    """A private node with its pods, on which sequences run one after the other."""
+
+    def __init__(self) -> None:
+        self.host = Socket.open_host()
+        self.pods: list[PodNetns] = []
+        self.made = 0
+        self.is_filtering = features.has(self.host, features.VLAN_FILTERING)
+        self._set_up()
+        self.fresh_pod = leftovers.of_pod(self.pod().fd)
+        self.before = self._settled()
+
+    def _set_up(self) -> None:
+        """The master; and what the first pod of all changes for good."""
+        for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            sysctl.write(f"net/{path}", "1")
+        sysctl.write("net/ipv6/conf/default/accept_dad", "0")
+        self.make_pair(drawing.MASTER, "down0")
+        pod = Pod("first", self.pod(), self.pod().path)
+        for backend in ("iptables", "nftables"):
+            if shutil.which(backend.removesuffix("ables") if backend == "nftables" else backend):
+                self._warm_up(pod, backend)
+        self.drop()
+
+    def _warm_up(self, pod: Pod, backend: str) -> None:
+        """Tables and base chains stay where they were once needed."""
+        root = RUN / "first"
+        draw = Draw(Random(0), 1, root, is_filtering=False, families=(4, 6))
+        keys = {"ipMasq": True, "ipMasqBackend": backend, "macspoofchk": shutil.which("nft") is not None}
+        plugin = {"type": "bridge", "bridge": "br1", "ipam": draw._host_local(), **keys}
+        attached = Attached(
+            pod, "eth0", (Network("first", "1.1.0", (plugin,)),), "first", pod.path, pod.namespace
+        )
+        calls = Standalone(root, Random(0))
+        added, deleted = calls.add(attached), calls.delete(attached, attached.path)
+        assert (0, 0) == (added[1], deleted[1]), (added, deleted)
+        shutil.rmtree(root)
+
+    def _settled(self) -> set[str]:
+        """The node when it does not change any more."""
+        last: set[str] = set()
+        while last != (now := leftovers.of_node()):
+            last = now
+            time.sleep(0.2)
+        return now
+
+    def make_pair(self, *names: str) -> None:
+        """Two links of the node, up."""
+        self.host.request([link.create_pair(*names)])
+        self.host.request(
+            [link.set_link(link.require(self.host, each, "veth").index, is_up=True) for each in names]
+        )
+
+    def pod(self, number: int = 0) -> PodNetns:
+        """A pod's namespace: one that is there, or a new one."""
+        while len(self.pods) <= number:
+            self.pods.append(self.new())
+        return self.pods[number]
+
+    def new(self) -> PodNetns:
+        """A new namespace under a new name."""
+        self.made += 1
+        return PodNetns(f"pod{self.made}")
+
+    def drop(self) -> None:
+        """
+        Bridges stay for the next pod, with the gateways in their VLANs; not for the next sequence.
+
+        As a group they go in one of the kernel's grace periods, and the sequence's devices with them.
+        """
+        passing = [each for each in link.dump(self.host) if each.name.startswith(PASSING)]
+        if passing:
+            self.host.request([link.set_group(each.index, PASSING_GROUP) for each in passing])
+            self.host.request([link.delete_group(PASSING_GROUP)])
+
+    def left(self, files: Callable[[], set[str]]) -> list[str]:
+        """What is on the node or in a pod that was not before."""
+        found = leftovers.difference(self.before, leftovers.of_node())
+        for pod in self.pods:
+            found += [f"{pod.path}: {each}" for each in self._left_in(pod)]
+        return found + [f"+ {each}" for each in sorted(files())]
+
+    def _left_in(self, pod: PodNetns) -> list[str]:
+        return leftovers.difference(self.fresh_pod, leftovers.of_pod(pod.fd))
+
+    def run(self, seed: int) -> None:
+        """One sequence, by the engine or by plugins of their own; raises SequenceFailed."""
+        sequence = Sequence(self, seed)
+        try:
+            sequence.run()
+        except SequenceFailed:
+            raise
+        except Exception as error:
+            raise sequence.failed(repr(error)) from error
+        finally:
+            shutil.rmtree(sequence.root, ignore_errors=True)
 
 
-class PluginLife(Sequence):
-    """Single interfaces, by plugins of their own, called as a runtime calls them."""
+class Sequence:
+    """One sequence: its networks, its pods, and what it did."""
+
+    def __init__(self, worker: Worker, seed: int) -> None:
+        self.worker = worker
+        self.seed = seed
+        self.random = Random(seed)
+        self.root = RUN / "sequences" / str(seed)
+        for name in ("objects", "conf", "bin", "state", "tuning", "ipam"):
+            (self.root / name).mkdir(parents=True)
+        kind = self.random.choice((Engine, Engine, Standalone))
+        self.calls = kind(self.root, self.random)
+        self.diary: list[str] = []
+        self.drawn = 0
+        self.networks: list[Network] = []
+        for _ in range(self.random.randrange(2, 6)):
+            self.networks.append(self._network())
+        namespaces = [self.worker.pod(each) for each in range(PODS)]
+        self.pods = [Pod(f"p{n}", each, each.path) for n, each in enumerate(namespaces)]
+        self.attached: list[Attached] = []
+        self.spoiled: set[str] = set()
+        """Exclusive networks whose attachment went with its namespace, in the kernel's own time."""
+
+    def _draw(self, number: int) -> Draw:
+        return Draw(self.random, number, self.root, self.worker.is_filtering)
+
+    def _network(self) -> Network:
+        self.drawn += 1
+        draw = self._draw(self.drawn)
+        drawn = {plugin["type"] for network in self.networks for plugin in network.plugins}
+        draw.is_loopback_free = "loopback" not in drawn
+        plugins = tuple(drawing.plugins(draw))
+        for each in draw.devices:
+            self.worker.make_pair(each, each.replace("own", "peer"))
+        version = self.random.choice(drawing.VERSIONS)
+        network = Network(f"n{self.drawn}", version, plugins, draw.is_exclusive, tuple(draw.devices))
+        self.diary.append(json.dumps(network.document))
+        return network
 
     def run(self) -> None:
-        """Live, and go."""
-        self.lists = [network(self.dice, n, self.place.root) for n in (1, 2, 3)]
-        self.lists += [[ALONE[each](self.dice, 4)] for each in available(ALONE) if self.dice.maybe(0.2)]
-        text = json.dumps(self.lists)
-        self.note(text)
-        self.uses_filters = any(f'"{key}": true' in text for key in PACKET_FILTERED)
-        self.results: dict[tuple[str, int], Any] = {}
-        for _ in range(self.dice.one(6, 10, 14)):
-            self.dice.one(self.add, self.add, self.check, self.delete, self.delete, self.collect)()
-        for pod, n in [(pod, n) for pod in PODS for n in range(len(self.lists))]:
-            self.detach(pod, n)
+        """Steps, the end, and a look at what is left."""
+        steps = [each for each, weight in STEPS.items() for _ in range(weight)]
+        for _ in range(self.random.randrange(4, 10)):
+            self.random.choice(steps)(self)
+        self._finish()
+        self._require_nothing_left()
 
-    def call(
-        self, verb: str, pod: str, n: int, plugin: Config, previous: Any = None, **keys: Any
-    ) -> tuple[bytes, int]:
-        """One call of one plugin."""
-        config = {"cniVersion": "1.1.0", "name": f"net{n}", **plugin, **keys}
-        if previous is not None:
-            config["prevResult"] = previous
-        environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "CNI_COMMAND": verb,
-            "CNI_CONTAINERID": pod,
-            "CNI_NETNS": self.place.pods[pod].path if verb != "GC" else "",
-            "CNI_IFNAME": f"net{n}" if verb != "GC" else "",
-            "CNI_PATH": "/nowhere",
-        }
-        return standalone.serve(plugin["type"], environment, json.dumps(config).encode())
+    def failed(self, reason: str) -> SequenceFailed:
+        """What to print, and how to see it again."""
+        diary = "\n".join(f"  {each}" for each in self.diary)
+        return SequenceFailed(f"SEQUENCE_SEED={self.seed}: {type(self.calls).__name__}:\n{diary}\n{reason}")
 
-    def one_of_all(self) -> tuple[str, int]:
-        return self.dice.one(*PODS), self.dice.random.randrange(len(self.lists))
+    def _told(self, what: str, answer: Answer, *, expected: tuple[int, ...] = (0,)) -> int:
+        """Write a call down; its exit code, which must be an expected one."""
+        told, code = answer
+        self.diary.append(f"{what}: {told.get('msg', 'success') if code else 'success'}")
+        if code not in expected or "a bug in meta-cni" in told.get("msg", ""):
+            raise self.failed(f"expected exit code {' or '.join(map(str, expected))}: {json.dumps(told)}")
+        return code
+
+    # The networks of an ADD.
+
+    def _is_free(self, network: Network) -> bool:
+        used = any(network in each.networks for each in self.attached)
+        return not network.is_exclusive or not (used or network.name in self.spoiled)
+
+    def _selection(self, present: list[Network]) -> tuple[Network, ...]:
+        free = [each for each in self.networks if self._is_free(each)]
+        free = [each for each in free if not (each.is_once_a_pod and each in present)]
+        most = self.random.randrange(1, self.calls.most_networks + 1)
+        chosen: list[Network] = []
+        for each in self.random.choices(free, k=most) if free else []:
+            if not ((each.is_exclusive or each.is_once_a_pod) and each in chosen):
+                chosen.append(each)
+        return tuple(chosen)
+
+    def _place(self) -> Attached | None:
+        """A pod's interface that is free, and networks for it."""
+        pod, interface = self.random.choice(self.pods), self.random.choice(INTERFACES)
+        mine = [each for each in self.attached if each.pod is pod]
+        if pod.namespace is None and not mine:
+            self._revive(pod)
+        if pod.namespace is None or any(each.interface == interface for each in mine):
+            return None
+        if not mine:
+            pod.container = f"{pod.name}-{self.random.randrange(1000)}"
+        networks = self._selection([network for each in mine for network in each.networks])
+        return (
+            Attached(pod, interface, networks, pod.container, pod.path, pod.namespace) if networks else None
+        )
+
+    def _revive(self, pod: Pod) -> None:
+        number = self.pods.index(pod)
+        self.worker.pods[number] = pod.namespace = self.worker.new()
+        pod.path = pod.namespace.path
+
+    # The steps.
 
     def add(self) -> None:
-        """Through the list; when one fails, what was before it is deleted, as a runtime does."""
-        pod, n = self.one_of_all()
-        if (pod, n) in self.results:
+        """An ADD that must succeed, and the CHECK behind it."""
+        place = self._place()
+        if place is None:
             return
-        previous = None
-        for plugin in self.lists[n]:
-            printed, code = self.call("ADD", pod, n, plugin, previous)
-            self.note(f"ADD {pod} net{n} {plugin['type']} -> {code} {printed.decode()[:300] if code else ''}")
-            if code:
-                assert self.may_fail(plugin), printed
-                self.detach(pod, n)
-                return
-            previous = json.loads(printed)
-        self.results[pod, n] = previous
+        answer = self.calls.add(place)
+        self._told(f"ADD {place}", answer)
+        place.result = answer[0]
+        self._keep(place)
+        self._check(place)
 
-    def may_fail(self, plugin: Config) -> bool:
-        """A device that another pod has."""
-        device = plugin.get("device")
-        return device is not None and link.find(self.place.host, device) is None
+    def _keep(self, place: Attached) -> None:
+        for each in self.attached:
+            each.is_first &= each.pod is not place.pod
+        self.attached.append(place)
 
     def check(self) -> None:
-        """Every plugin of every list, as a runtime does."""
-        for (pod, n), result in self.results.items():
-            for plugin in self.lists[n]:
-                self.expect(
-                    self.call("CHECK", pod, n, plugin, result), 0, f"CHECK {pod} net{n} {plugin['type']}"
-                )
+        """Of an attachment that is there."""
+        present = [each for each in self.attached if each.is_sure and not each.is_lost]
+        if present:
+            self._check(self.random.choice(present))
+
+    def _check(self, attached: Attached) -> None:
+        if not isinstance(self.calls, Engine) and not attached.networks[0].is_checked:
+            return
+        answer = self.calls.check(attached)
+        is_default_lost = not attached.is_first and DEFAULT.search(answer[0].get("msg", "")) is not None
+        self._told(f"CHECK {attached}", answer, expected=(0, 1) if is_default_lost else (0,))
 
     def delete(self) -> None:
-        pod, n = self.one_of_all()
-        for _ in range(self.dice.one(1, 1, 2)):
-            self.detach(pod, n)
+        """Of an attachment that may be there."""
+        if self.attached:
+            self._delete(self.random.choice(self.attached))
 
-    def detach(self, pod: str, n: int) -> None:
-        """In reverse order, with the result or without."""
-        result = self.results.pop((pod, n), None)
-        for plugin in reversed(self.lists[n]):
-            previous = result if self.dice.maybe(0.8) else None
-            self.expect(self.call("DEL", pod, n, plugin, previous), 0, f"DEL {pod} net{n} {plugin['type']}")
+    def _delete(self, attached: Attached, expected: tuple[int, ...] = (0,)) -> None:
+        path = self.random.choice((attached.path, "")) if attached.is_lost else attached.path
+        code = self._told(
+            f"DEL {attached}, netns {path!r}", self.calls.delete(attached, path), expected=expected
+        )
+        if code == 0:
+            self._forget(attached)
+        else:
+            attached.is_sure = False
+
+    def _forget(self, attached: Attached) -> None:
+        self.attached = [each for each in self.attached if each is not attached]
+        if attached.is_lost:
+            self.spoiled.update(each.name for each in attached.networks if each.is_exclusive)
+
+    def delete_twice(self) -> None:
+        """DEL, and again."""
+        if self.attached:
+            chosen = self.random.choice(self.attached)
+            self._delete(chosen)
+            self._delete(chosen)
+
+    def delete_nothing(self) -> None:
+        """DEL of what was never added, or is gone."""
+        place = self._place()
+        if place is not None:
+            self._told(f"DEL of nothing {place}", self.calls.delete(place, place.path))
 
     def collect(self) -> None:
-        """GC of one network, with everything that is attached to it."""
-        n = self.dice.random.randrange(len(self.lists))
-        valid = [{"containerID": pod, "ifname": f"net{n}"} for pod, m in self.results if m == n]
-        for plugin in self.lists[n]:
-            answer = self.call("GC", PODS[0], n, plugin, **{"cni.dev/valid-attachments": valid})
-            self.expect(answer, 0, f"GC net{n} {plugin['type']}")
+        """GC: nothing listed is touched, by plugins of their own no link at all."""
+        is_engine = isinstance(self.calls, Engine)
+        valid = [each for each in self.attached if not is_engine or self.random.random() < 0.7]
+        self._collect(valid)
+        for each in valid:
+            if each.is_sure and not each.is_lost:
+                self._check(each)
+
+    def _collect(self, valid: list[Attached]) -> None:
+        """GC by every plugin that has one, by an engine of all that is not listed."""
+        anything = Attached(self.pods[0], "eth0", (self.networks[0],), "gc", "", None)
+        networks = [each for each in self.networks if each.version == "1.1.0"]
+        listed = ", ".join(f"{each.container} {each.interface}" for each in valid) or "nothing"
+        self._told(f"GC, valid: {listed}", self.calls.collect(anything, networks, valid))
+        if isinstance(self.calls, Engine):
+            for each in [each for each in self.attached if each not in valid]:
+                self._forget(each)
+
+    def lose(self) -> None:
+        """A pod's namespace goes without a DEL."""
+        pod = self.random.choice(self.pods)
+        self.diary.append(f"{pod.path} is removed")
+        self._lost(pod)
+
+    def _lost(self, pod: Pod) -> None:
+        pod.lose()
+        for each in self.attached:
+            if each.pod is pod:
+                self.spoiled.update(network.name for network in each.networks if network.is_exclusive)
+
+    def fail(self) -> None:
+        """An ADD that fails, in one of the ways of FAULTS."""
+        place = self._place()
+        if place is not None:
+            faults = ENGINE_FAULTS if isinstance(self.calls, Engine) else FAULTS
+            self.random.choice(faults)(self, place)
+        for each in [each for each in self.attached if each.is_sure and not each.is_lost]:
+            self._check(each)
+
+    # The faults.
+
+    def _broken(self, place: Attached, *plugins: Plugin, version: str = "1.0.0") -> Attached:
+        """The attachment with a network that does not work, at any place."""
+        self.drawn += 1
+        broken = Network(f"broken{self.drawn}", version, plugins)
+        self.diary.append(json.dumps(broken.document))
+        networks = list(place.networks)
+        at = self.random.randrange(len(networks) + 1)
+        networks[at:at] = [broken]
+        return replace(place, networks=tuple(networks) if self.calls.most_networks > 1 else (broken,))
+
+    def _broken_draw(self) -> Draw:
+        return self._draw(BROKEN_FROM + self.drawn)
+
+    def broken_network(self, place: Attached) -> None:
+        """A network of the pod cannot be had."""
+        broken = self._broken(place, self.random.choice(drawing.BROKEN)(self._broken_draw()))
+        self._told(f"ADD {broken}", self.calls.add(broken), expected=(1,))
+
+    def broken_chain(self, place: Attached) -> None:
+        """The interface is there when the next plugin of the list fails."""
+        draw = self._broken_draw()
+        plugins = drawing.bridge(draw), self.random.choice(drawing.BROKEN_CHAINED)(draw)
+        broken = self._broken(place, *plugins)
+        self._told(f"ADD {broken}", self.calls.add(broken), expected=(1,))
+
+    def taken_name(self, place: Attached) -> None:
+        """The pod has a link of this name."""
+        assert place.namespace is not None
+        makes = [each for each in place.networks if each.plugins[0]["type"] != "loopback"]
+        pair = (place.interface, "taken0")
+        place.namespace.socket.request([link.create_pair(*pair)])
+        self._told(f"ADD {place}, name taken", self.calls.add(place), expected=(1,) if makes else (0, 1))
+        place.namespace.socket.request([link.delete(each) for each in pair])
+
+    def no_namespace(self, place: Attached) -> None:
+        """The runtime names a namespace that is not there."""
+        gone = replace(place, path="/run/netns/nowhere")
+        self._told(f"ADD {gone}", self.calls.add(gone), expected=(1,))
+
+    def unwritable(self, place: Attached) -> None:
+        """A directory cannot be written while an ADD or a DEL goes on."""
+        directory = self.root / self.random.choice(("ipam", "tuning", "state"))
+        self.diary.append(f"{directory.name} is read-only for one call")
+        mine = [each for each in self.attached if each.is_sure]
+        with read_only(directory):
+            if mine and self.random.random() < 0.4:
+                self._delete(self.random.choice(mine), expected=(0, 1))
+            else:
+                self._add_unsurely(place)
+
+    def _add_unsurely(self, place: Attached) -> None:
+        """An ADD that may fail, and then may leave what only a later call can undo."""
+        answer = self.calls.add(place)
+        code = self._told(f"ADD {place}", answer, expected=(0, 1))
+        place.is_sure = code == 0
+        place.result = answer[0] if code == 0 else {}
+        self._keep(place)
+
+    def second_add(self, place: Attached) -> None:
+        """An ADD of what is attached already is refused, and touches nothing."""
+        present = [each for each in self.attached if each.is_sure and not each.is_lost]
+        if present:
+            chosen = self.random.choice(present)
+            self._told(f"second ADD {chosen}", self.calls.add(chosen), expected=(1,))
+            self._check(chosen)
+
+    def _script(self, name: str, text: str) -> Plugin:
+        """An executed plugin that does something on ADD."""
+        path = self.root / "bin" / name
+        path.write_text(f'#!/bin/sh\n[ "$CNI_COMMAND" = ADD ] || exit 0\n{text}\n')
+        path.chmod(0o755)
+        return {"type": name}
+
+    def executed_failure(self, place: Attached) -> None:
+        """An executed plugin in the list fails."""
+        failing = self._script("failing", """echo '{"cniVersion":"1.0.0","code":100,"msg":"no"}'; exit 1""")
+        broken = self._broken(place, drawing.bridge(self._broken_draw()), failing)
+        self._told(f"ADD {broken}", self.calls.add(broken), expected=(1,))
+
+    def removed_meanwhile(self, place: Attached) -> None:
+        """The pod's namespace is removed by the time the ADD is half-way."""
+        removing = self._script(
+            "removing", """umount -l "$CNI_NETNS"; rm -f "$CNI_NETNS"; echo '{"cniVersion":"1.0.0"}'"""
+        )
+        broken = self._broken(place, drawing.bridge(self._broken_draw()), removing)
+        self._add_unsurely(broken)
+        self._lost(place.pod)
+
+    def unwritable_meanwhile(self, place: Attached) -> None:
+        """Ledger or addresses cannot be written from the middle of an ADD on."""
+        directory = self.root / self.random.choice(("ipam", "state"))
+        mount = f"mount -o bind,ro {directory} {directory}"
+        locking = self._script("locking", f"""{mount}; echo '{{"cniVersion":"1.0.0"}}'""")
+        self.diary.append(f"{directory.name} becomes read-only in the middle of the next call")
+        try:
+            self._add_unsurely(self._broken(place, drawing.bridge(self._broken_draw()), locking))
+        finally:
+            subprocess.run(["umount", "-l", directory], stderr=subprocess.DEVNULL)
+
+    # The end.
+
+    def _finish(self) -> None:
+        """Everything is undone by DEL, by GC, or by both; what is gone may be asked for as well."""
+        how = self.random.choice(("delete", "delete", "collect", "both"))
+        if isinstance(self.calls, Standalone) and how != "delete":
+            self._lose_and_collect(is_deleted=how == "both")
+        elif how != "delete":
+            self._collect([])
+        self.random.shuffle(self.attached)
+        for each in list(self.attached):
+            self._delete(each)
+        if self.random.random() < 0.3:
+            self.delete_nothing()
+        if how == "both":
+            self._collect([])
+
+    def _lose_and_collect(self, *, is_deleted: bool) -> None:
+        """By plugins of their own a GC does not touch links: they go with their namespaces."""
+        for pod in self.pods:
+            self._lost(pod)
+        self.diary.append("all namespaces are removed")
+        self._collect([])
+        if not is_deleted:
+            self.attached = [
+                each
+                for each in self.attached
+                if each.networks[0] not in self.networks or each.networks[0].version != "1.1.0"
+            ]
+
+    def _require_nothing_left(self) -> None:
+        is_any_lost = any(each.namespace is None for each in self.pods) or bool(self.spoiled)
+        for device in [each for network in self.networks for each in network.devices]:
+            if not is_any_lost and link.find(self.worker.host, device) is None:
+                raise self.failed(f"left: device {device} is not back")
+        for pod in self.pods:
+            if pod.namespace is None:
+                self._revive(pod)
+        self.worker.drop()
+        left = leftovers.wait_for(lambda: self.worker.left(self._files))
+        if left:
+            raise self.failed("left:\n" + "\n".join(left))
+
+    def _files(self) -> set[str]:
+        found = leftovers.of_files(
+            self.root, *(each for each in RUN.iterdir() if each.name not in ("netns", "sequences"))
+        )
+        return {each for each in found if "/bin/" not in each and not each.endswith("xtables.lock")}
+
+
+STEPS: dict[Callable[[Sequence], None], int] = {
+    Sequence.add: 6,
+    Sequence.delete: 3,
+    Sequence.delete_twice: 1,
+    Sequence.delete_nothing: 1,
+    Sequence.check: 2,
+    Sequence.fail: 4,
+    Sequence.collect: 1,
+    Sequence.lose: 1,
+}
+"""How often each comes."""
+FAULTS = (
+    *(Sequence.broken_network,) * 2,
+    *(Sequence.broken_chain,) * 2,
+    Sequence.taken_name,
+    Sequence.no_namespace,
+    Sequence.unwritable,
+)
+ENGINE_FAULTS = (
+    *FAULTS,
+    Sequence.second_add,
+    Sequence.executed_failure,
+    Sequence.removed_meanwhile,
+    Sequence.unwritable_meanwhile,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run every STEP-th of the sequences from FIRST on, COUNT of them; 1 when one failed."""
+    first, step, count = map(int, arguments)
+    netns.enter_private()
+    worker = Worker()
+    for seed in range(first, first + step * count, step):
+        try:
+            worker.run(seed)
+        except SequenceFailed as failure:
+            print(failure)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
