@@ -8,6 +8,7 @@ could not be undone then, only a later DEL or GC is asked for.
 Run as a program it is one worker: `python -m tests.netns.sequences FIRST STEP COUNT`.
 """
 
+import errno
 import json
 import os
 import re
@@ -39,6 +40,8 @@ DEFAULT = re.compile(r"route (0\.0\.0\.0/0|::/0) ")
 PASSING = ("br", "own", "peer")
 """How the names of bridges and devices of a sequence begin."""
 PASSING_GROUP = 77
+LOST = frozenset((errno.ENODEV,))
+"""It goes with a namespace, now."""
 Answer = tuple[dict[str, Any], int]
 
 
@@ -338,7 +341,8 @@ class Worker:
         """
         passing = [each for each in link.dump(self.host) if each.name.startswith(PASSING)]
         if passing:
-            self.host.request([link.set_group(each.index, PASSING_GROUP) for each in passing])
+            batch = [link.set_group(each.index, PASSING_GROUP) for each in passing]
+            self.host.request([replace(each, tolerate=LOST) for each in batch])
             self.host.request([link.delete_group(PASSING_GROUP)])
 
     def left(self, files: Callable[[], set[str]]) -> list[str]:

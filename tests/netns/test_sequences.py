@@ -1,9 +1,11 @@
 """Random calls over random networks, by workers of their own; afterwards nothing may be left."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,20 @@ SEED = os.environ.get("SEQUENCE_SEED", "")
 WORKERS = 3 * (os.cpu_count() or 1)
 """Most of the time a sequence waits for the kernel."""
 PROGRAM = (sys.executable, "-m", "tests.netns.sequences")
+TOP = Path(__file__).parents[2]
+SABOTAGED = """
+from delegates import tuning
+from meta_cni.ipam import reservations
+from meta_cni.linux import link, netns
+from tests.netns import leftovers, sequences
+leftovers.DEADLINE_S = 0.5
+netns.enter_private()
+worker = sequences.Worker()
+{sabotage}
+for seed in range({first}, {first} + {count}):
+    worker.run(seed)
+"""
+"""Sequences by code that forgets something."""
 
 
 def failures(first: int, count: int) -> Sequence[str]:
@@ -28,6 +44,7 @@ def failures(first: int, count: int) -> Sequence[str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=TOP,
         )
         for number in range(step)
     ]
@@ -52,3 +69,37 @@ def test_nothing_is_left_after_any_sequence_of_calls():
     told = failures(int(SEED), 1) if SEED else failures(0, SEQUENCES)
 
     assert [] == told, "\n\n".join(told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sabotage", "told"),
+    [
+        ("tuning._remove = lambda path: None", r"\+ /run/sequences/\d+/tuning/p"),
+        ("reservations.remove = lambda found: None", r"\+ /run/sequences/\d+/ipam/"),
+        (
+            "link.remove_group = link.remove = lambda *given: None",
+            r"/run/netns/pod\d+: \+ \d+: eth|: eth.* already",
+        ),
+        (
+            "import subprocess\n"
+            "sequences.Sequence._finish = lambda self: subprocess.run(['ip', 'rule', 'add', 'pref', '7'])",
+            r"\+ 7:",
+        ),
+    ],
+)
+def test_what_is_forgotten_is_told_with_the_seed_that_shows_it_again(sabotage: str, told: str):
+    """A test that could not fail would be none."""
+
+    def run(first: int, count: int) -> str:
+        text = SABOTAGED.format(sabotage=sabotage, first=first, count=count)
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=TOP)
+        assert done.returncode == 1, done.stdout
+        return done.stderr
+
+    first = run(0, 100)
+    seeds = re.findall(r"SEQUENCE_SEED=(\d+)", first)
+    again = run(int(seeds[0]), 1) if seeds else ""
+
+    assert re.search(told, first)
+    assert re.search(told, again)
