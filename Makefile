@@ -44,11 +44,6 @@ types: $(VENV)/.test ## mypy --strict
 fast: $(VENV)/.test ## every test that is not marked slow
 	@$(PYTEST) $(APART) $(UNBOOTED) -m "not slow" --hypothesis-profile=fast
 
-sequences: $(VENV)/.test packet-filters ## 10 000 random lives of pods, after which nothing is left
-	@processes=()
-	for n in 1 2 3 4; do SEQUENCES=1250 $(PYTEST) tests/netns/test_sequences.py -q & processes+=($$!); done
-	for each in "$${processes[@]}"; do wait "$$each"; done
-
 sequences: $(VENV)/.test packet-filters ## 10 000 random sequences of calls, or as many as SEQUENCES says (SEQUENCE_SEED=n: that one)
 	@SEQUENCES=$(or $(SEQUENCES),10000) $(PYTEST) tests/netns/test_sequences.py
 
