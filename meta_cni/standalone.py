@@ -19,6 +19,7 @@ from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
 from meta_cni.cni.config import PluginConfig, Section, decode, encode, parse_plugin
 from meta_cni.cni.errors import (
+    AlreadyAttached,
     BadConfig,
     BadNetns,
     CNIError,
@@ -190,6 +191,8 @@ def _act(delegate: BuiltIn, request: Request, config: PluginConfig) -> Result | 
         return None
     try:
         return delegate.add(previous)
+    except AlreadyAttached:  # addresses come first: what delete() would find is the first ADD's
+        raise
     except CNIError as error:
         try:
             delegate.delete()

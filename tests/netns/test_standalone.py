@@ -143,6 +143,27 @@ def test_same_input_has_the_same_outcome_as_the_reference(
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize(
+    ("plugin_type", "keys"), [("bridge", {"bridge": "brs"}), ("macvlan", {"master": "up0"}), ("ptp", {})]
+)
+def test_second_add_is_refused_and_leaves_the_first_one_alone(
+    plugin_type: str, keys: dict[str, Any], tmp_path: Path, pod: PodNetns, host: Socket
+):
+    """The undoing of a failing ADD took the link and the addresses of a pod that was running."""
+    host.request([link.create_pair("up0", "sw0")])
+    call, given = ours(plugin_type, pod), config(tmp_path, "1.0.0", type=plugin_type, **keys)
+    result, code = call("ADD", given)
+    assert 0 == code, result
+    before = kernel(pod, host)
+
+    error, code = call("ADD", given)
+
+    assert (1, 104) == (code, error["code"])
+    assert before == kernel(pod, host)
+    assert ({}, 0) == call("CHECK", {**given, "prevResult": result})
+    assert ({}, 0) == call("DEL", given)
+
+
 def test_version_is_answered(pod: PodNetns):
     """Without standard input."""
     answer, code = ours("bridge", pod)("VERSION", {})
