@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from meta_cni.cni.config import PluginConfig
-from meta_cni.cni.errors import BadConfig, CNIError, KernelError, NetnsGone
+from meta_cni.cni.errors import AlreadyAttached, BadConfig, CNIError, KernelError, NetnsGone
 from meta_cni.cni.result import Interface, Result
 from meta_cni.delegate import MAC, Attachment, Valid, undo, unimplemented
 from meta_cni.linux import configure, device, link
@@ -84,10 +84,20 @@ class HostDevice:
             key, value, name = self._named()
             found = link.find(host, name) if name else None
         if found is None:
+            self._refuse_second()
             raise BadConfig(
                 f"{self.config.where}: {key} {value!r}: expected a device with a link on the node"
             )
         return found
+
+    def _refuse_second(self) -> None:
+        """An ADD before has moved a device to this interface; what fails now must not bring it back."""
+        inside = link.find(self.attachment.namespaces.pod, self.attachment.interface)
+        if inside is not None and _is_name(inside.alias):
+            raise AlreadyAttached(
+                f"{self.config.where}: {inside.name} in the pod is device {inside.alias}: "
+                "expected a DEL first"
+            )
 
     def _named(self) -> tuple[str, str, str]:
         """(key, its value, the link's name); the name is empty where there is no link."""

@@ -191,7 +191,7 @@ def _act(delegate: BuiltIn, request: Request, config: PluginConfig) -> Result | 
         return None
     try:
         return delegate.add(previous)
-    except AlreadyAttached:  # addresses come first: what delete() would find is the first ADD's
+    except AlreadyAttached:  # nothing was made yet: what delete() would find is the first ADD's
         raise
     except CNIError as error:
         try:

@@ -212,6 +212,19 @@ def test_a_name_that_is_taken_in_the_pod_moves_nothing(
     assert [] == kept(tmp_path)
 
 
+def test_a_second_add_leaves_the_device_in_the_pod(pod: PodNetns, up0: link.Link):
+    """The undoing of the ADD that was refused brought back what a running pod was using."""
+    asked = config(device="up0")
+    result, code = ours("host-device", pod)("ADD", asked)
+    assert 0 == code, result
+
+    error, code = ours("host-device", pod)("ADD", asked)
+
+    assert (1, 104) == (code, error["code"])
+    assert "eth0 in the pod is device up0: expected a DEL first" in error["msg"]
+    assert ({}, 0) == ours("host-device", pod)("CHECK", {**asked, "prevResult": result})
+
+
 def test_a_device_whose_addresses_cannot_be_set_is_back_as_it_was(
     pod: PodNetns, host: Socket, up0: link.Link, tmp_path: Path
 ):
