@@ -34,6 +34,8 @@ class Draw:
     root: Path
     is_filtering: bool
     """The kernel's bridges have VLANs."""
+    is_mac_guarded: bool = False
+    """Only frames from the MAC that the interface was made with come into its bridge."""
     is_loopback_free: bool = False
     """No other network of the sequence has the pods' loopback, of which each pod has one."""
     devices: list[str] = field(default_factory=list)
@@ -118,6 +120,7 @@ def bridge(draw: Draw) -> Plugin:
     down = {} if ipam else draw.maybe(disableContainerInterface=True)
     vlan = draw.maybe(RARELY, vlan=draw.random.randrange(2, 4095)) if draw.is_filtering else {}
     filters = draw.maybe(RARELY, macspoofchk=True) if shutil.which("nft") else {}
+    draw.is_mac_guarded = bool(filters)
     mac = draw.maybe(mac=draw.mac())
     named = {"type": "bridge", "bridge": f"br{draw.number}"}
     return {
@@ -169,7 +172,7 @@ def host_device(draw: Draw) -> Plugin:
 
 def tuning(draw: Draw) -> Plugin:
     """Sysctls and link attributes, with what was before in a directory that all pods share."""
-    mac = draw.maybe(mac=draw.mac())
+    mac = {} if draw.is_mac_guarded else draw.maybe(mac=draw.mac())
     draw.is_exclusive |= bool(mac)  # a master takes each address once
     return {
         "type": "tuning",
