@@ -113,19 +113,21 @@ class RouteOverride:
                 raise CheckFailed(
                     f"check {self.attachment.interface}: route {each.destination} is there again"
                 )
-        for wanted in self._added(indexes[0], previous):
-            if not self._is_there(wanted, indexes):
+        for wanted in self.added:
+            if not self._is_there(wanted, indexes, previous):
                 raise CheckFailed(
                     f"check {self.attachment.interface}: route {wanted.destination} "
                     f"via {wanted.gateway} is not there"
                 )
 
-    def _is_there(self, wanted: Route, indexes: Collection[int]) -> bool:
-        present = route.dump(self.attachment.namespaces.pod, wanted.table)
+    def _is_there(self, wanted: ResultRoute, indexes: Collection[int], previous: Result) -> bool:
+        """In its table, or where a plugin behind us has moved it to."""
+        namespaces = self.attachment.namespaces
         return any(
             (each.destination, each.gateway) == (wanted.destination, wanted.gateway)
             and each.interface_index in indexes
-            for each in present
+            for table in configure.tables_of(namespaces, wanted, previous.ips)
+            for each in route.dump(namespaces.pod, table)
         )
 
     def delete(self) -> None:

@@ -123,14 +123,14 @@ def _check_routes(namespaces: Namespaces, found: Link, own: Sequence[IPConfig], 
             each.destination == wanted.destination
             and each.interface_index == found.index
             and (hop is None or each.gateway in hops)
-            for table in _tables(namespaces, wanted, own)
+            for table in tables_of(namespaces, wanted, own)
             for each in route.dump(namespaces.pod, table)
         )
         if not is_there:
             raise CheckFailed(f"check {found.name}: route {wanted.destination} via {hop} is not there")
 
 
-def _tables(namespaces: Namespaces, wanted: ResultRoute, own: Sequence[IPConfig]) -> Iterator[int]:
+def tables_of(namespaces: Namespaces, wanted: ResultRoute, own: Sequence[IPConfig]) -> Iterator[int]:
     """Where a route may be: what is not in main any more, another plugin steers by the addresses."""
     if wanted.table is not None:
         yield wanted.table

@@ -267,3 +267,21 @@ def test_check_of_a_list_accepts_a_route_that_was_added_on_the_link_itself(node:
     node.pod.socket.request([route.delete(added)])
 
     assert "route 10.201.0.0/24" in node.fail("CHECK")["msg"]
+
+
+def test_check_finds_a_route_that_a_plugin_behind_it_has_moved(node: Node):
+    """sbr takes what an interface has out of the main table."""
+    bridge = {**node.bridge("", 244), "isGateway": True}
+    override = {"type": "route-override", "addroutes": [{"dst": "10.201.0.0/24"}]}
+    first = {key: value for key, value in bridge.items() if key not in ("name", "cniVersion")}
+    plugins = [first, override, {"type": "sbr"}]
+    node.settings = {"delegates": [{"cniVersion": "1.1.0", "name": "default", "plugins": plugins}]}
+
+    node.add()
+
+    assert "10.201.0.0/24" not in {str(each.destination) for each in route.dump(node.pod.socket)}
+    assert ({}, 0) == node.call("CHECK")
+    for each in route.dump(node.pod.socket, 0):
+        if str(each.destination) == "10.201.0.0/24":
+            node.pod.socket.request([route.delete(each)])
+    assert "route 10.201.0.0/24" in node.fail("CHECK")["msg"]
