@@ -12,7 +12,7 @@ end of that chain, one that does nothing but name its interface; the reference e
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha512
@@ -142,7 +142,7 @@ def is_set_up(owner: Owner, addresses: Sequence[InterfaceAddress]) -> bool:
     found: set[str] = set()
     for version in {each.version for each in addresses}:
         if iptables.works(version):
-            found.update(_shared(iptables.read(version, PREFIX), owner).owners)
+            found.update(_shared(iptables.read(version, PREFIX), owner).sources)
     if nftables.works():
         own = [each for each in nftables.read(FAMILY, TABLE).rules if each.comment.startswith(owner.digest)]
         texts = [json.dumps(each.expression) for each in own]
@@ -171,18 +171,24 @@ class _Shared:
     """What a pod has of iptables' rules for one network and one version of IP."""
 
     owner: Owner
-    owners: Mapping[str, str]
-    """Source -> the interface that has it; empty where the reference set it up, which does not tell."""
+    owners: tuple[tuple[str, str], ...]
+    """(source, interface that has it); no interface where the reference set it up, which tells none."""
     networks: tuple[str, ...] = ()
     """Destinations that are not masqueraded."""
+
+    @property
+    def sources(self) -> list[str]:
+        """Each once: several interfaces of a pod may have been given the same address."""
+        return list(dict.fromkeys(source for source, _ in self.owners))
 
     def put(self, addresses: Sequence[InterfaceAddress]) -> "_Shared":
         """With exactly these addresses for the owner."""
         name = _bare(self.owner.interface)
-        others = {source: each for source, each in self.owners.items() if each != name}
-        sources = {str(ip_network(each.ip)): name for each in addresses}
+        own = dict.fromkeys((str(ip_network(each.ip)), name) for each in addresses)
+        replaced = {(source, "") for source, _ in own}
+        others = (each for each in self.owners if each[1] != name and each not in replaced)
         networks = (*self.networks, *(str(each.network) for each in addresses))
-        return replace(self, owners={**others, **sources}, networks=tuple(dict.fromkeys(networks)))
+        return replace(self, owners=(*others, *own), networks=tuple(dict.fromkeys(networks)))
 
     def without(self, interfaces: Iterable[str]) -> "_Shared":
         """
@@ -191,19 +197,19 @@ class _Shared:
         Those are the reference's, which knows one attachment of a pod to a network.
         """
         gone = {_bare(each) for each in interfaces}
-        if not gone.intersection(self.owners.values()):
+        if not gone.intersection(name for _, name in self.owners):
             gone = {""}
-        return replace(self, owners={key: name for key, name in self.owners.items() if name not in gone})
+        return replace(self, owners=tuple(each for each in self.owners if each[1] not in gone))
 
     def lines(self, nat: Nat) -> list[str]:
         """What makes it so, out of what there is."""
         chain = self.owner.chain
         jumps = [each for each in nat.rules if each.target == chain]
         there = {each.source for each in jumps}
-        surplus = [f"-D {each.text}" for each in jumps if each.source not in self.owners]
+        surplus = [f"-D {each.text}" for each in jumps if each.source not in self.sources]
         if not self.owners:
             return [*surplus, f"-F {chain}", f"-X {chain}"] if chain in nat.chains else surplus
-        new = (source for source in self.owners if source not in there)
+        new = (source for source in self.sources if source not in there)
         return [
             *surplus,
             *self._filled(),
@@ -213,13 +219,13 @@ class _Shared:
     def _filled(self) -> Iterator[str]:
         """The chain, emptied and filled: what is not masqueraded comes before what is."""
         chain = self.owner.chain
-        sources = [ip_network(each) for each in self.owners]
+        sources = [ip_network(each) for each in self.sources]
         yield f":{chain} - [0:0]"
         for each in self.networks:
             if any(source.network_address in ip_network(each) for source in sources):
                 yield f"-A {chain} -d {each} -j ACCEPT{self._told}"
         yield f"-A {chain} ! -d {MULTICAST[sources[0].version]} -j MASQUERADE{self._told}"
-        for source, name in self.owners.items():
+        for source, name in self.owners:
             if name:
                 yield f'-A {chain} -s {source} -m comment --comment "{OWNER}{name}"'
 
@@ -247,12 +253,14 @@ def _without(nat: Nat, owner: Owner, interfaces: Iterable[str]) -> list[str]:
 def _shared(nat: Nat, owner: Owner) -> _Shared:
     """What there is of a pod's rules for one network."""
     inside = [each for each in nat.rules if each.chain == owner.chain]
-    named = {
-        each.source: each.comment.removeprefix(OWNER) for each in inside if each.comment.startswith(OWNER)
-    }
-    jumps = [each.source for each in nat.rules if each.target == owner.chain]
+    named = [
+        (each.source, each.comment.removeprefix(OWNER)) for each in inside if each.comment.startswith(OWNER)
+    ]
+    jumps = dict.fromkeys(each.source for each in nat.rules if each.target == owner.chain)
     accepted = [each.destination for each in inside if each.target == "ACCEPT"]
-    return _Shared(owner, {source: named.get(source, "") for source in jumps}, tuple(accepted))
+    told = {source for source, _ in named}
+    owners = [each for each in named if each[0] in jumps]
+    return _Shared(owner, (*owners, *((each, "") for each in jumps if each not in told)), tuple(accepted))
 
 
 def _collected(nat: Nat, network: str, valid: frozenset[tuple[str, str]]) -> list[str]:
@@ -263,7 +271,7 @@ def _collected(nat: Nat, network: str, valid: frozenset[tuple[str, str]]) -> lis
     for container_id in sorted(containers):
         kept = {_bare(interface) for valid_id, interface in valid if valid_id == container_id}
         shared = _shared(nat, Owner(network, container_id, ""))
-        named = set(shared.owners.values())
+        named = {name for _, name in shared.owners}
         gone = named - kept - ({""} if kept else set())
         if gone or not kept:
             lines += _without(nat, shared.owner, gone)

@@ -102,6 +102,21 @@ def test_two_attachments_of_a_pod_to_one_network_keep_each_other_s_rules(
     assert nothing == [line for line in packet_filters() if "10." in line or ETH0.chain in line]
 
 
+@each_backend
+def test_an_address_of_two_attachments_is_masqueraded_until_both_are_gone(
+    packet_filters: Rules, backend: str
+):
+    """A static address, and the network twice in a pod: undoing the second one took the first one's rule."""
+    masquerade.setup(backend, ETH0, [FOUR])
+    alone = packet_filters()
+    masquerade.setup(backend, NET1, [FOUR])
+
+    masquerade.teardown(NET1)
+
+    assert sorted(alone) == sorted(packet_filters())
+    assert masquerade.is_set_up(ETH0, [FOUR])
+
+
 def test_no_network_of_a_pod_is_masqueraded(packet_filters: Rules):
     """The reference's second ACCEPT stands behind MASQUERADE, where nothing comes."""
     masquerade.setup("iptables", ETH0, [FOUR, OTHER])
