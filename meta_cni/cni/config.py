@@ -13,7 +13,7 @@ are therefore found in any case here as well, with a warning.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from meta_cni.cni import version as versions
 from meta_cni.cni.errors import BadConfig, DecodeFailure
@@ -59,6 +59,7 @@ def _refuse_constant(text: str) -> object:
 DEEPEST = 100  # far above any configuration, and far below where Python gives up on encoding it
 SPACE = " \t\n\r"  # RFC 8259, section 2; str.strip() alone would take more
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
@@ -121,6 +122,8 @@ class RawObject:
     """A JSON object as ordered members, each with the text that its value was written as."""
 
     members: tuple[tuple[str, str], ...]
+    decoded: Mapping[str, object] = field(repr=False, compare=False)
+    """The members decoded, of equal keys the last one, as in Go; nobody changes them."""
 
     @classmethod
     def parse(cls, text: str | bytes, what: str) -> "RawObject":
@@ -128,11 +131,11 @@ class RawObject:
         value = decode(text, what)
         if not isinstance(value, dict):
             raise DecodeFailure(f"decode {what}: expected a JSON object, got {kind_of(value)}")
-        return cls(tuple(_split_members(as_text(text, what).strip(SPACE))))
+        return cls(tuple(_split_members(as_text(text, what).strip(SPACE))), value)
 
     def values(self) -> dict[str, object]:
         """The members decoded; of equal keys the last one counts, as in Go."""
-        return {key: _DECODER.decode(text) for key, text in self.members}
+        return dict(self.decoded)
 
     def text_of(self, key: str) -> str | None:
         """The JSON text of a member: the key as written, else in any case."""
@@ -162,12 +165,15 @@ class RawObject:
                 is_put = True
         if not is_put:
             kept.append((key, text))
-        return RawObject(tuple(kept))
+        decoded = {name: value for name, value in self.decoded.items() if name.casefold() != key.casefold()}
+        return RawObject(tuple(kept), {**decoded, key: _DECODER.decode(text)})
 
     def drop(self, key: str) -> "RawObject":
         """The object without a member, in whatever case it was written."""
-        kept = (member for member in self.members if member[0].casefold() != key.casefold())
-        return RawObject(tuple(kept))
+        folded = key.casefold()
+        kept = tuple(member for member in self.members if member[0].casefold() != folded)
+        decoded = {name: value for name, value in self.decoded.items() if name.casefold() != folded}
+        return RawObject(kept, decoded)
 
     def text(self) -> str:
         """The object as JSON text."""
@@ -176,7 +182,7 @@ class RawObject:
 
 def _encode(value: object) -> str:
     """JSON text; a lone surrogate, which UTF-8 cannot write, keeps its escape."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    text = _ENCODER.encode(value)
     return json.dumps(value, separators=(",", ":")) if _SURROGATE.search(text) else text
 
 
@@ -229,13 +235,15 @@ class Section:
 
     where: str
     values: Mapping[str, object]
+    _folded: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def value(self, key: str) -> object:
         """The raw value; None when absent."""
         if key in self.values:
             return self.values[key]
-        folded = [value for name, value in self.values.items() if name.casefold() == key.casefold()]
-        return folded[-1] if folded else None
+        if not self._folded:
+            self._folded.update((name.casefold(), value) for name, value in self.values.items())
+        return self._folded.get(key.casefold())
 
     def wrong(self, key: str, expected: str) -> BadConfig:
         """The error for a key: what it is and what would be right."""

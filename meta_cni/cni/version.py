@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from meta_cni.cni.errors import DecodeFailure, IncompatibleVersion
 
@@ -14,6 +15,7 @@ NUMBER = re.compile(r"[0-9]{1,9}")
 Version = tuple[int, int, int]
 
 
+@lru_cache(maxsize=64)
 def parse(text: str) -> Version:
     """MAJOR.MINOR.PATCH as numbers, so that they compare; raises DecodeFailure."""
     parts = text.split(".")

@@ -76,7 +76,7 @@ def settle(
     return tuple(found)
 
 
-def rewrite(result: Result, interface: str, installed: Sequence[Route], interface_index: int) -> Result:
+def rewrite(result: Result, installed: Sequence[Route], interface_index: int) -> Result:
     """
     The result with exactly those default routes that are in the kernel on its interface.
 

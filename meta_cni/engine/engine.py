@@ -9,7 +9,7 @@ has changed or gone.
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,9 +104,9 @@ class Engine:
         records = tuple(each.record for each in prepared)
         try:
             done = execute.run(prepared, plan.default_routes, previous, namespaces)
-            kept = tuple(each for each in entry.records if each not in records)
-            self.ledger.write(replace(entry, records=(*kept, *done)))
-            attached = _attached(done)
+            kept = entry.without(records)
+            self.ledger.write(replace(kept, records=(*kept.records, *_completed(records, done))))
+            attached = _attached(records, done)
             self._tell(pod, previous, attached)
             return status.merged(previous, attached, self.settings.result)
         except BaseException as error:
@@ -438,17 +438,23 @@ def _require_same_uid(pod: Pod, uid: str) -> None:
         )
 
 
-def _attached(records: tuple[Record, ...]) -> list[status.Attached]:
+def _completed(records: tuple[Record, ...], done: tuple[Result, ...]) -> Iterator[Record]:
+    """The records with their results, as CHECK and DEL need them."""
+    for record, result in zip(records, done, strict=True):
+        yield replace(record, result=results.to_json(result, versions.NEWEST))
+
+
+def _attached(records: tuple[Record, ...], done: tuple[Result, ...]) -> list[status.Attached]:
     return [
         status.Attached(
             network=record.network,
             interface=record.interface,
             is_default=record.is_default,
-            result=results.parse(record.result or {}, versions.NEWEST),
+            result=result,
             device=record.device,
             asked_default_route=record.is_route_requested,
         )
-        for record in records
+        for record, result in zip(records, done, strict=True)
     ]
 
 

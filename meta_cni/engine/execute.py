@@ -6,8 +6,8 @@ run() attaches in order, and on any exception, even a bug of ours, undoes in rev
 failing step included. undo() tries everything, and says exactly what could not be undone.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from meta_cni.cni import result as results
@@ -22,6 +22,7 @@ from meta_cni.engine.plan import DefaultRoute, Plan, Step
 from meta_cni.engine.status import complete
 from meta_cni.linux import address, device, link
 from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux.route import Route
 
 Construct = Callable[[Record, Executed, PluginConfig, Namespaces], Delegate]
 """Make the delegate of one plugin; raises BadConfig when its configuration is wrong."""
@@ -73,9 +74,10 @@ def prepare(
     """Construct every delegate and look at the pod; raises one error with every mistake."""
     errors: list[CNIError] = []
     prepared: list[Prepared] = []
+    present = link.indexes(namespaces.pod, [each.interface for each in plan.steps])
     for step, record in zip(plan.steps, records, strict=True):
         try:
-            _look(step, namespaces)
+            _look(step, present, namespaces)
             delegates = tuple(
                 construct(record, executed, execution.plugin, namespaces)
                 for executed, execution in zip(record.executed, step.executions, strict=True)
@@ -88,9 +90,9 @@ def prepare(
     return tuple(prepared)
 
 
-def _look(step: Step, namespaces: Namespaces) -> None:
+def _look(step: Step, present: Collection[str], namespaces: Namespaces) -> None:
     """The name must be free in the pod, and the device must be there."""
-    if step.interface != "lo" and link.find(namespaces.pod, step.interface) is not None:
+    if step.interface != "lo" and step.interface in present:
         raise BadConfig(
             f"{step.where}: interface {step.interface} already exists in {namespaces.path}: "
             "expected a free name"
@@ -107,8 +109,8 @@ def run(
     decisions: Sequence[DefaultRoute],
     previous: Result | None,
     namespaces: Namespaces,
-) -> tuple[Record, ...]:
-    """Attach in order, and settle the default routes; returns the records with their results."""
+) -> tuple[Result, ...]:
+    """Attach in order, and settle the default routes; returns what each attachment has become."""
     is_deciding = default_route.is_needed(decisions, len(prepared))
     before = default_route.Brought("", ())
     if is_deciding:
@@ -127,19 +129,26 @@ def _run(
     previous: Result | None,
     namespaces: Namespaces,
     before: default_route.Brought | None,
-) -> tuple[Record, ...]:
+) -> tuple[Result, ...]:
     """As run(), with what was taken away before the first attachment; None when nothing is decided."""
     brought: list[default_route.Brought] = []
-    done: list[tuple[Record, Result]] = []
+    done: list[Result] = []
     for each in prepared:
         given = previous if each.record.is_default else None
-        done.append((each.record, _attach(each, given, namespaces)))
+        done.append(_attach(each, given, namespaces))
         if before is not None:
-            brought.append(default_route.take_away(namespaces.pod, each.record.interface))
-    if before is not None:
-        installed = default_route.settle(namespaces.pod, decisions, before, brought)
-        done = [(record, _with_routes(record, result, installed, namespaces)) for record, result in done]
-    return tuple(replace(record, result=results.to_json(result, NEWEST)) for record, result in done)
+            brought.append(_taken(each.record, done[-1], namespaces))
+    if before is None:
+        return tuple(done)
+    installed = default_route.settle(namespaces.pod, decisions, before, brought)
+    return _with_routes(prepared, done, installed, namespaces)
+
+
+def _taken(record: Record, result: Result, namespaces: Namespaces) -> default_route.Brought:
+    """The default routes that came with an attachment; what a built-in does not tell it has not made."""
+    if record.is_builtin and not any(each.is_default for each in result.routes):
+        return default_route.Brought(record.interface, ())
+    return default_route.take_away(namespaces.pod, record.interface)
 
 
 def _attach(prepared: Prepared, previous: Result | None, namespaces: Namespaces) -> Result:
@@ -168,9 +177,16 @@ def _completed(record: Record, result: Result, namespaces: Namespaces) -> Result
     )
 
 
-def _with_routes(record: Record, result: Result, installed: Sequence[Any], namespaces: Namespaces) -> Result:
-    found = link.find(namespaces.pod, record.interface)
-    return default_route.rewrite(result, record.interface, installed, found.index if found else 0)
+def _with_routes(
+    prepared: Sequence[Prepared], done: Sequence[Result], installed: Sequence[Route], namespaces: Namespaces
+) -> tuple[Result, ...]:
+    """The results with the default routes that are in the kernel on their interfaces."""
+    names = [each.record.interface for each in prepared]
+    found = link.indexes(namespaces.pod, names)
+    return tuple(
+        default_route.rewrite(result, installed, found.get(name, 0))
+        for result, name in zip(done, names, strict=True)
+    )
 
 
 def undo(
@@ -210,9 +226,10 @@ def _delete_group(group: int, namespaces: Namespaces) -> list[CNIError]:
 
 def _detach(record: Record, construct: Construct, namespaces: Namespaces) -> list[CNIError]:
     failures: list[CNIError] = []
+    previous = _previous(record)
     for executed in reversed(record.executed):
         try:
-            construct(record, executed, _plugin(record, executed), namespaces).delete()
+            construct(record, executed, _plugin(record, executed, previous), namespaces).delete()
         except CNIError as error:
             where = f"detach {record.interface} from network {record.network}"
             failures.append(_prefixed(error, where))
@@ -235,17 +252,22 @@ def check(records: Sequence[Record], construct: Construct, namespaces: Namespace
             continue
         if not at_least(record.cni_version, "0.4.0"):
             continue
-        previous = results.parse(record.result, NEWEST)
+        result, previous = results.parse(record.result, NEWEST), _previous(record)
         for executed in record.executed:
-            delegate = construct(record, executed, _plugin(record, executed), namespaces)
-            delegate.check(previous)
+            construct(record, executed, _plugin(record, executed, previous), namespaces).check(result)
 
 
-def _plugin(record: Record, executed: Executed) -> PluginConfig:
-    """The configuration a plugin had at ADD, now with the Result as prevResult (0.4.0 and newer)."""
+def _previous(record: Record) -> Mapping[str, Any] | None:
+    """The Result as prevResult; None where there is none, or none yet (before 0.4.0)."""
+    if record.result is None or not at_least(record.cni_version, "0.4.0"):
+        return None
+    if record.cni_version == NEWEST:
+        return record.result
+    return results.to_json(results.parse(record.result, NEWEST), record.cni_version)
+
+
+def _plugin(record: Record, executed: Executed, previous: Mapping[str, Any] | None) -> PluginConfig:
+    """The configuration a plugin had at ADD, now with the Result as prevResult."""
     where = f"network {record.network}"
     plugin = parse_plugin(executed.stdin, where, network=record.config_name, cni_version=record.cni_version)
-    if record.result is None or not at_least(record.cni_version, "0.4.0"):
-        return plugin
-    previous = results.parse(record.result, NEWEST)
-    return plugin.execution({"prevResult": results.to_json(previous, record.cni_version)})
+    return plugin if previous is None else plugin.execution({"prevResult": previous})

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class Ledger:
         if not entry.records:
             self.remove(entry.container_id)
             return
-        body = json.dumps(asdict(entry), separators=(",", ":"), ensure_ascii=False).encode()
+        body = json.dumps(_document(entry), separators=(",", ":"), ensure_ascii=False).encode()
         head = f"meta-cni {FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode()
         is_durable = not all(record.is_builtin for record in entry.records)
         _make_directory(self.directory)
@@ -237,6 +237,18 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    """As dataclasses.asdict() makes it, which copies every result deeply: 2 ms for four attachments."""
+    records = [
+        {**_values(each), "executed": [_values(one) for one in each.executed]} for each in entry.records
+    ]
+    return {**_values(entry), "records": records}
+
+
+def _values(told: Entry | Record | Executed) -> dict[str, Any]:
+    return {each.name: getattr(told, each.name) for each in fields(told)}
 
 
 def _decode(text: bytes, path: Path) -> Entry:

@@ -7,7 +7,7 @@ MTU, group, the bridge as master and the host end up: creating and then moving c
 
 import errno
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -123,6 +123,16 @@ def find(socket: Socket, name: str) -> Link | None:
     return _find(socket, _look_up(name))
 
 
+def indexes(socket: Socket, names: Sequence[str]) -> dict[str, int]:
+    """The indexes of the links of these names, as far as there are any, asked for in one datagram."""
+    replies = socket.request([replace(_look_up(each), tolerate=GONE) for each in names])
+    return {name: _index(reply.echoed[0]) for name, reply in zip(names, replies, strict=True) if reply.echoed}
+
+
+def _index(body: bytes) -> int:
+    return int(struct.unpack_from("=i", body, HEADER.size + 4)[0])
+
+
 def find_index(socket: Socket, index: int) -> Link | None:
     """The link of an index; None when there is none."""
     return _find(socket, look_up_index(index))
@@ -212,8 +222,8 @@ def create_veth(
 
 def veth_indexes(reply: Reply) -> tuple[int, int]:
     """(host index, pod index) out of the answer to create_veth()."""
-    created = parse(reply.echoed[0])
-    return created.index, created.parent
+    body = reply.echoed[0]
+    return _index(body), pack.number(pack.attributes(body, HEADER.size + pack.IFINFOMSG.size).get(IFLA_LINK))
 
 
 def create_macvlan(
