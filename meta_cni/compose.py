@@ -56,6 +56,7 @@ from meta_cni.engine.plan import GROUP_BASE, DefaultRoute, Execution, Plan, Step
 from meta_cni.engine.selection import DEFAULT_NETWORK, NETWORKS, unknown_keys
 from meta_cni.engine.selection import parse as parse_selections
 from meta_cni.ipam import host_local
+from meta_cni.ipam.directories import Directories
 from meta_cni.k8s import schema
 from meta_cni.k8s.file_store import KINDS, FileStore, documents
 from meta_cni.k8s.store import Kind, Store
@@ -66,6 +67,7 @@ from meta_cni.settings import MULTUS_TYPES, LogOptions, Settings
 from meta_cni.settings import parse as parse_settings
 
 if TYPE_CHECKING:
+    from meta_cni.daemon.server import Handle
     from meta_cni.daemon.spool import Spool
     from meta_cni.daemon.wire import Call
 
@@ -149,10 +151,23 @@ def _valid(section: Section) -> frozenset[tuple[str, str]] | None:
     return frozenset((each.string("containerID"), each.string("ifname")) for each in section.sections(key))
 
 
-def store_of(settings: Settings) -> Store | None:
+class Memory:
+    """What a daemon keeps from one request to the next; a single call begins with nothing."""
+
+    def __init__(self, *, is_remembering: bool = False) -> None:
+        """`is_remembering`: there will be more requests than one."""
+        self.directories = Directories(is_remembering=is_remembering)
+        self._stores: dict[tuple[str, str], FileStore] = {}
+
+    def file_store(self, directory: str, state: str) -> FileStore:
+        """The store in a directory, with what it has read so far."""
+        return self._stores.setdefault((directory, state), FileStore(Path(directory), Path(state)))
+
+
+def store_of(settings: Settings, memory: Memory) -> Store | None:
     """Where objects are kept; None when the configuration names no store."""
     if settings.store_directory:
-        return FileStore(Path(settings.store_directory), Path(settings.cni_dir) / "objects")
+        return memory.file_store(settings.store_directory, f"{settings.cni_dir}/objects")
     if settings.kubeconfig:
         raise BadConfig(
             f"configuration: kubeconfig {settings.kubeconfig!r}: "
@@ -161,13 +176,13 @@ def store_of(settings: Settings) -> Store | None:
     return None
 
 
-def engine_of(settings: Settings, request: Request) -> Engine:
+def engine_of(settings: Settings, request: Request, memory: Memory) -> Engine:
     """An engine for one request."""
     path = tuple(dict.fromkeys((settings.bin_dir, *request.path)))
     world = World(
-        store=store_of(settings) if request.command in ("ADD", "STATUS") else None,
+        store=store_of(settings, memory) if request.command in ("ADD", "STATUS") else None,
         choose=partial(choose, path=path),
-        construct=partial(construct, request=request),
+        construct=partial(construct, request=request, memory=memory),
         status_of=partial(status_of, path=path, request=request, settings=settings),
         collect=partial(collect, path=path, request=request),
         salvage=partial(salvage, settings=settings),
@@ -216,7 +231,13 @@ def is_ourselves(binary: str) -> bool:
 
 
 def construct(
-    record: Record, executed: Executed, plugin: PluginConfig, namespaces: Namespaces, *, request: Request
+    record: Record,
+    executed: Executed,
+    plugin: PluginConfig,
+    namespaces: Namespaces,
+    *,
+    request: Request,
+    memory: Memory,
 ) -> Delegate:
     """The delegate of one plugin of an attachment, with its addresses and its environment."""
     netns_path = "" if request.command == "DEL" and namespaces.is_gone else namespaces.path
@@ -240,6 +261,7 @@ def construct(
             path=record.path,
             deadline_s=record.deadline_s,
             policy=executed.ipam_policy,
+            directories=memory.directories,
         )
     attachment = Attachment(
         container_id=variables["CNI_CONTAINERID"],
@@ -349,12 +371,12 @@ def _data_directories(settings: Settings) -> list[Path]:
     return sorted(found)
 
 
-def serve(environment: Mapping[str, str], stdin: bytes, *, is_daemon: bool = False) -> tuple[bytes, int]:
+def serve(environment: Mapping[str, str], stdin: bytes, memory: Memory | None = None) -> tuple[bytes, int]:
     """
     Answer one request of a runtime: what to print, and the exit code.
 
-    Never raises: an error becomes an error object, a bug of ours one with code 999. A daemon
-    logs where it was told to when it was started, whatever the configuration of a request says.
+    Never raises: an error becomes an error object, a bug of ours one with code 999. A daemon, which
+    has a memory, logs where it was told to when it was started, whatever a configuration says.
     """
     version = versions.NEWEST
     started = time.monotonic()
@@ -365,9 +387,9 @@ def serve(environment: Mapping[str, str], stdin: bytes, *, is_daemon: bool = Fal
         _refuse_loop(request)
         configuration = read_configuration(stdin)
         version = configuration.settings.cni_version
-        if not is_daemon:
+        if memory is None:
             log_to(configuration.settings)
-        answer = _serve(request, configuration)
+        answer = _serve(request, configuration, memory or Memory())
         LOG.info("%s %s took %.1f ms", request.command, request.container_id, _ms_since(started))
         return (b"", 0) if answer is None else (encode(results.to_json(answer, version)), 0)
     except CNIError as error:
@@ -393,12 +415,13 @@ def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: i
     for plugin_type in delegates.BUILTIN:
         delegates.load(plugin_type)
     kept = Spool(spool)
-    _replay(kept)
-    server = Server(socket, _handle, Limits(workers=workers, queue=queue))
+    handle = partial(_handle, memory=Memory(is_remembering=True))
+    _replay(kept, handle)
+    server = Server(socket, handle, Limits(workers=workers, queue=queue))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     over = threading.Event()
-    replaying = threading.Thread(target=_keep_replaying, args=(kept, over), name="spool")
+    replaying = threading.Thread(target=_keep_replaying, args=(kept, handle, over), name="spool")
     replaying.start()
     try:
         return server.run()
@@ -407,22 +430,22 @@ def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: i
         replaying.join()
 
 
-def _handle(call: "Call") -> tuple[bytes, int]:
-    return serve(call.variables, call.stdin, is_daemon=True)
+def _handle(call: "Call", memory: Memory) -> tuple[bytes, int]:
+    return serve(call.variables, call.stdin, memory)
 
 
-def _replay(kept: "Spool") -> None:
+def _replay(kept: "Spool", handle: "Handle") -> None:
     try:
-        for path, reason in kept.replay(_handle):
+        for path, reason in kept.replay(handle):
             LOG.error("spooled DEL %s: %s", path.name, reason)
     except CNIError as error:
         LOG.error("%s", error.message)
 
 
-def _keep_replaying(kept: "Spool", over: threading.Event) -> None:
+def _keep_replaying(kept: "Spool", handle: "Handle", over: threading.Event) -> None:
     """What came between two daemons, and what failed before."""
     while not over.wait(SPOOL_PAUSE_S):
-        _replay(kept)
+        _replay(kept, handle)
 
 
 def _ms_since(started: float) -> float:
@@ -437,12 +460,12 @@ def _refuse_loop(request: Request) -> None:
         )
 
 
-def _serve(request: Request, configuration: Configuration) -> Result | None:
+def _serve(request: Request, configuration: Configuration, memory: Memory) -> Result | None:
     settings = configuration.settings
     if configuration.problems and request.command not in ("DEL", "GC"):
         raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
     _require_version(request.command, settings.cni_version)
-    engine = engine_of(settings, request)
+    engine = engine_of(settings, request, memory)
     if request.command == "ADD":
         return engine.add(request, configuration.runtime_config, configuration.previous)
     if request.command == "DEL":
@@ -528,7 +551,9 @@ def problems_of_network(config: NetworkConfig, path: tuple[str, ...]) -> list[st
         )
         request = Request("ADD", "validate", "", "eth0", {}, path, {}, b"")
         try:
-            construct(record, executed, plugin.execution({}), Namespaces(""), request=request)
+            construct(
+                record, executed, plugin.execution({}), Namespaces(""), request=request, memory=Memory()
+            )
         except CNIError as error:
             found.append(error.message)
     return found
@@ -551,7 +576,7 @@ def plan_of(
     objects = Path(settings.store_directory) if is_there else directory
     settings = replace(settings, store_directory=str(objects), cni_dir=str(scratch))
     request = requests.parse(environment, stdin)
-    engine = engine_of(settings, request)
+    engine = engine_of(settings, request, Memory())
     plan = engine.plan(request, pod_of(pod), configuration.runtime_config, configuration.previous)
     return {
         "pod": plan.pod,

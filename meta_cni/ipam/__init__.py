@@ -7,6 +7,7 @@ from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CNIError, NotAvailable
 from meta_cni.cni.result import Result
 from meta_cni.ipam import host_local, static
+from meta_cni.ipam.directories import Directories
 from meta_cni.ipam.external import External
 from meta_cni.ipam.host_local import HostLocal
 from meta_cni.ipam.static import Static
@@ -47,11 +48,13 @@ def open_addresses(
     path: Sequence[str],
     deadline_s: float,
     policy: str = "auto",
+    directories: Directories | None = None,
 ) -> Addresses:
     """
     The addresses of one attachment; `config` is the whole standard input of its plugin.
 
-    `policy` is a delegatePolicy: auto, builtin or exec. Raises BadConfig when the ipam section
+    `policy` is a delegatePolicy: auto, builtin or exec; `directories` is what a daemon remembers
+    of host-local's. Raises BadConfig when the ipam section
     is wrong, DelegateFailed when its plugin is not there. Nothing is touched.
     """
     plugin_type = config.ipam_type
@@ -60,7 +63,8 @@ def open_addresses(
     if not is_executed(config, policy):
         if plugin_type == "static":
             return Static(static.parse(config, cni_args))
-        return HostLocal(host_local.parse(config, cni_args), container_id, interface, deadline_s)
+        options = host_local.parse(config, cni_args)
+        return HostLocal(options, container_id, interface, deadline_s, directories or Directories())
     return External(config, invoke.find(plugin_type, path), environment, deadline_s)
 
 

@@ -7,7 +7,7 @@ plugin's (plugins/ipam/host-local), so that either program continues where the o
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
@@ -25,6 +25,7 @@ from meta_cni.cni.errors import (
 )
 from meta_cni.cni.result import DNS, Address, IPConfig, Result, Route
 from meta_cni.ipam import keys, ranges, reservations
+from meta_cni.ipam.directories import Directories
 from meta_cni.ipam.ranges import Range, RangeSet
 from meta_cni.ipam.reservations import Reservation
 
@@ -72,6 +73,7 @@ class HostLocal:
     container_id: str
     interface: str
     deadline_s: float
+    directories: Directories = field(default_factory=Directories, compare=False)
 
     @property
     def is_none(self) -> bool:
@@ -92,9 +94,10 @@ class HostLocal:
         """Choose and write, again when a program that does not lock was faster."""
         directory = self.options.directory
         for _ in range(WRITE_TRIES):
-            choices = self._choose(self._held(), frozenset(reservations.names(directory)))
+            mine, taken = self.directories.look(directory, self.container_id)
+            choices = self._choose(self._counted(mine), taken)
             try:
-                reservations.write(
+                self.directories.write(
                     directory,
                     [each.address for each in choices],
                     (self.container_id, self.interface),
@@ -123,10 +126,9 @@ class HostLocal:
             raise BadConfig(f"allocate all requested IPs: {texts}: {self._expected()}")
         return choices
 
-    def _held(self) -> list[Address]:
-        """What counts as held by this attachment, files without interface included."""
-        listed = reservations.listing(self.options.directory, self.container_id)
-        return [each.address for each in listed if each.interface in ("", self.interface)]
+    def _counted(self, mine: Sequence[Reservation]) -> list[Address]:
+        """Of the container's, what this attachment holds, files without interface included."""
+        return [each.address for each in mine if each.interface in ("", self.interface)]
 
     def _refuse_second(self, index: int, set_: RangeSet, held: Sequence[Address]) -> None:
         for address in held:
@@ -145,12 +147,12 @@ class HostLocal:
         if not reservations.is_there(directory):
             return
         with reservations.locked(directory, self.deadline_s):
-            mine = reservations.listing(directory, self.container_id)
-            reservations.remove(reservations.of(self.interface, mine))
+            mine, _ = self.directories.look(directory, self.container_id)
+            self.directories.remove(directory, reservations.of(self.interface, mine))
 
     def check(self, previous: Result) -> None:
         """Every address of the previous result that is in our ranges is reserved for us, and at least one."""
-        held = set(self._held())
+        held = set(self._counted(self.directories.held(self.options.directory, self.container_id)))
         addresses = (each.address.ip for each in previous.ips)
         ours = [each for each in addresses if any(ranges.find(set_, each) for set_ in self.options.sets)]
         lost = [str(each) for each in ours if each not in held]

@@ -26,6 +26,7 @@ from meta_cni.k8s.store import AlreadyExists, Conflict, Event, Invalid, Kind, No
 SUFFIXES = (".yaml", ".yml", ".json")
 MAXIMUM_BYTES = 1 << 20
 WATCH_POLL_S = 0.05
+SETTLED_NS = 2 * 10**9  # two changes within the coarsest times of a file system look like one
 KINDS = {kind.value.kind: kind for kind in Kind}
 
 
@@ -37,27 +38,31 @@ class _Source:
     document: Object
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a file held, and by what it is seen that it still does."""
+
+    stamp: tuple[int, int, int]
+    objects: Sequence[Object]
+
+
 class FileStore:
-    """The objects in a directory; several processes may use it at once."""
+    """
+    The objects in a directory; several processes and threads may use it at once.
+
+    A file is parsed again when it has changed: by its times, size and inode, which tell a change
+    only when the one before is some time ago.
+    """
 
     def __init__(self, directory: Path, state: Path) -> None:
         self.directory = directory
         self.state = state
+        self._read: dict[str, _Read] = {}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object; raises NotFound, or Invalid when a file that may hold it cannot be read."""
         with self._locked():
-            source, problems = self._source(kind, namespace, name)
-            if source is None and problems:
-                raise Invalid(
-                    f"find {kind.value.kind} {namespace}/{name}: not found, and {problems[0]}",
-                    "\n".join(problems),
-                )
-            if source is None:
-                raise NotFound(
-                    f"find {kind.value.kind} {namespace}/{name}: there is none in {self.directory}"
-                )
-            return self._current(kind, source)
+            return self._current(kind, self._found(kind, namespace, name))
 
     def list(self, kind: Kind, namespace: str | None = None) -> tuple[Sequence[Object], str]:
         """The objects of a namespace, or of all, by name, and the newest resource version."""
@@ -114,14 +119,9 @@ class FileStore:
         self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
     ) -> Object:
         """Lay a merge patch over an object; its file is left as it is."""
-        current = self.get(kind, namespace, name)
-        _require_current(patch, current)
         with self._locked():
-            source, _ = self._source(kind, namespace, name)
-            if source is None:
-                raise NotFound(
-                    f"patch {kind.value.kind} {namespace}/{name}: there is none in {self.directory}"
-                )
+            source = self._found(kind, namespace, name)
+            _require_current(patch, self._current(kind, source))
             known = self._known(kind, namespace, name)
             kept = {key: value for key, value in patch.items() if key != "metadata"}
             metadata = dict(patch.get("metadata") or {})
@@ -164,15 +164,25 @@ class FileStore:
         sources, problems = self._sources(kind)
         return sources.get(f"{namespace}/{name}"), problems
 
+    def _found(self, kind: Kind, namespace: str, name: str) -> _Source:
+        source, problems = self._source(kind, namespace, name)
+        if source is not None:
+            return source
+        what = f"find {kind.value.kind} {namespace}/{name}"
+        if problems:
+            raise Invalid(f"{what}: not found, and {problems[0]}", "\n".join(problems))
+        raise NotFound(f"{what}: there is none in {self.directory}")
+
     def _sources(self, kind: Kind) -> tuple[dict[str, _Source], Sequence[str]]:
         """The objects of a kind by namespace/name, and what could not be read."""
         found: dict[str, _Source] = {}
         problems: list[str] = []
         if not self.directory.is_dir():
             raise Invalid(f"read store {self.directory}: expected a directory of YAML files")
-        for path in sorted(path for path in self.directory.rglob("*") if path.suffix in SUFFIXES):
+        for name in self._files():
+            path = Path(name)
             try:
-                objects = documents(path)
+                objects = self._documents(name)
             except Invalid as error:
                 problems.append(error.message)
                 continue
@@ -186,6 +196,37 @@ class FileStore:
                     )
                 found[key] = _Source(path, document)
         return found, problems
+
+    def _files(self) -> Sequence[str]:
+        """
+        Every file that may hold objects, by name; what is known of others is forgotten.
+
+        Hidden ones are none: the kubelet keeps a ConfigMap's files twice, the second time in `..data`.
+        """
+        found: list[str] = []
+        for top, directories, names in os.walk(self.directory):
+            directories[:] = [each for each in directories if not each.startswith(".")]
+            found += [f"{top}/{each}" for each in names if each.endswith(SUFFIXES) and each[0] != "."]
+        found.sort()
+        for gone in self._read.keys() - set(found):
+            self._read.pop(gone, None)
+        return found
+
+    def _documents(self, name: str) -> Sequence[Object]:
+        """As documents(), from memory when the file is as it was."""
+        now = time.time_ns()
+        try:
+            status = os.stat(name)
+        except OSError:
+            return documents(Path(name))
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        known = self._read.get(name)
+        if known is not None and known.stamp == stamp:
+            return known.objects
+        objects = documents(Path(name))
+        if now - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS:
+            self._read[name] = _Read(stamp, objects)
+        return objects
 
     def _current(self, kind: Kind, source: _Source) -> Object:
         """The object with what a server would add; a changed file gets a new resource version."""
@@ -201,8 +242,10 @@ class FileStore:
         return self.state / f"{kind.value.plural}_{namespace}_{name}.json"
 
     def _known(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        """The object's own; a change of it goes by _write_known()."""
         try:
-            known: dict[str, Any] = json.loads(self._known_path(kind, namespace, name).read_text())
+            with open(f"{self.state}/{kind.value.plural}_{namespace}_{name}.json", "rb") as file:
+                known: dict[str, Any] = json.loads(file.read())
         except (FileNotFoundError, ValueError):
             return {"uid": str(uuid.uuid4()), "patch": {}}
         return known
@@ -217,8 +260,17 @@ class FileStore:
             return 0
 
     def _next_version(self) -> str:
+        """Written in place: a version that gets lost is as good as one that was never given."""
         version = str(self._version() + 1)
-        self._write(self.state / "version", version)
+        path = f"{self.state}/version"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(descriptor, version.encode(), 0)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise IOFailure(f"write {path}: {error.strerror}") from None
         return version
 
     def _write_document(self, path: Path, document: Object) -> None:
@@ -236,13 +288,23 @@ class FileStore:
                 temporary.unlink()
             raise IOFailure(f"write {path}: {error.strerror}") from None
 
+    def _open_lock(self, *, is_made: bool = True) -> int:
+        path = f"{self.state}/lock"
+        try:
+            if not is_made:
+                self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise IOFailure(f"open {path}: {error.strerror}") from None
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise IOFailure(f"open {self.state / 'lock'}: {error.strerror}") from None
+            descriptor = self._open_lock()
+        except FileNotFoundError:
+            descriptor = self._open_lock(is_made=False)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -1,12 +1,15 @@
 """A directory of YAML as an API server: versions, conflicts, and files that are never rewritten."""
 
 import multiprocessing
+import os
+import time
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
 from meta_cni.cni.errors import IOFailure
-from meta_cni.k8s import schema
+from meta_cni.k8s import file_store, schema
 from meta_cni.k8s.file_store import FileStore
 from meta_cni.k8s.store import AlreadyExists, Conflict, Invalid, Kind, NotFound, merge_patch
 
@@ -60,6 +63,47 @@ def test_edited_file_is_noticed_and_keeps_uid_and_patch(store: FileStore):
     assert old["metadata"]["uid"] == new["metadata"]["uid"]
     assert "up" == new["metadata"]["annotations"]["status"]
     assert old["metadata"]["resourceVersion"] != new["metadata"]["resourceVersion"]
+
+
+def test_file_is_parsed_again_only_when_it_has_changed(store: FileStore, mocker: MockerFixture):
+    """An ADD asks for the pod and for each of its networks; YAML is slow."""
+    for path in store.directory.iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    mocker.patch.object(file_store, "SETTLED_NS", 0)
+    time.sleep(0.01)
+    documents = mocker.spy(file_store, "documents")
+    store.get(Kind.POD, "ns", "p")
+    count = documents.call_count
+
+    store.get(Kind.POD, "ns", "p")
+
+    assert count == documents.call_count
+    path = next(store.directory.iterdir())
+    path.write_text(path.read_text() + "\n")
+    store.get(Kind.POD, "ns", "p")
+    assert count + 1 == documents.call_count
+
+
+def test_file_that_was_changed_just_now_is_parsed_again(store: FileStore, mocker: MockerFixture):
+    """Two changes within one tick of a file system's clock look like one."""
+    store.get(Kind.POD, "ns", "p")
+    documents = mocker.spy(file_store, "documents")
+
+    store.get(Kind.POD, "ns", "p")
+
+    assert documents.call_count > 0
+
+
+def test_hidden_files_and_directories_hold_no_objects(store: FileStore):
+    """The kubelet keeps a ConfigMap's files in ..data, with links to them beside it."""
+    hidden = store.directory / "..2026_11_24"
+    hidden.mkdir()
+    for path in [each for each in store.directory.iterdir() if each.is_file()]:
+        (hidden / path.name).write_bytes(path.read_bytes())
+    (store.directory / ".editor.yaml").write_text("{ not: yaml")
+
+    assert "p" == store.get(Kind.POD, "ns", "p")["metadata"]["name"]
+    assert [] == store.problems()
 
 
 def test_old_resource_version_is_a_conflict(store: FileStore):
