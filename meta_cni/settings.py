@@ -67,6 +67,7 @@ class Settings:
     delegate_policy: str = "auto"
     type_policies: Mapping[str, str] = field(default_factory=dict)
     delegate_timeout_s: float = 60.0
+    is_parallel: bool = False
     networks: Mapping[str, NetworkOptions] = field(default_factory=dict)
 
     def policy_for(self, network: str, plugin_type: str) -> str:
@@ -239,6 +240,9 @@ KEYS = (
     Key("delegatePolicy", "delegate_policy", _string, "auto", "`auto`, `builtin` or `exec`; or an object of"
         " plugin types"),
     Key("delegateTimeout", "delegate_timeout_s", _seconds, "60", "seconds each delegate has"),
+    Key("parallelAttachments", "is_parallel", _boolean, "false", "run executed secondary networks side by"
+        " side, behind all others; not those that bring a default route, nor those that name one another's"
+        " interface"),
     Key("networks", "networks", _networks, "{}", "`delegatePolicy` and `delegateTimeout` by network"
         " (`namespace/name`, or the name in the configuration)"),
 )  # fmt: skip

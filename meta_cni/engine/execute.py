@@ -7,8 +7,10 @@ failing step included. undo() tries everything, and says exactly what could not 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from meta_cni.cni import result as results
 from meta_cni.cni.config import PluginConfig, parse_plugin
@@ -23,6 +25,10 @@ from meta_cni.engine.status import complete
 from meta_cni.linux import address, device, link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.route import Route
+
+AT_ONCE = 8
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
 
 Construct = Callable[[Record, Executed, PluginConfig, Namespaces], Delegate]
 """Make the delegate of one plugin; raises BadConfig when its configuration is wrong."""
@@ -63,6 +69,7 @@ def records_of(plan: Plan, request_network: str, path: tuple[str, ...], identity
             is_default=step.is_default,
             is_check_disabled=step.is_check_disabled,
             is_route_requested=step.default_route is not None,
+            is_side_by_side=step.is_side_by_side,
         )
         for step in plan.steps
     )
@@ -131,17 +138,71 @@ def _run(
     before: default_route.Brought | None,
 ) -> tuple[Result, ...]:
     """As run(), with what was taken away before the first attachment; None when nothing is decided."""
-    brought: list[default_route.Brought] = []
-    done: list[Result] = []
+    brought: dict[str, default_route.Brought] = {}
+    done: dict[str, Result] = {}
     for each in prepared:
-        given = previous if each.record.is_default else None
-        done.append(_attach(each, given, namespaces))
+        if each.record.is_side_by_side:
+            continue
+        name = each.record.interface
+        done[name] = _attach(each, previous if each.record.is_default else None, namespaces)
         if before is not None:
-            brought.append(_taken(each.record, done[-1], namespaces))
+            brought[name] = _taken(each.record, done[name], namespaces)
+    done.update(_attach_side_by_side(prepared, namespaces))
+    results = tuple(done[each.record.interface] for each in prepared)
     if before is None:
-        return tuple(done)
-    installed = default_route.settle(namespaces.pod, decisions, before, brought)
-    return _with_routes(prepared, done, installed, namespaces)
+        return results
+    brought.update(_taken_apart(prepared, namespaces))
+    in_order = [brought[each.record.interface] for each in prepared]
+    installed = default_route.settle(namespaces.pod, decisions, before, in_order)
+    return _with_routes(prepared, results, installed, namespaces)
+
+
+def _attach_side_by_side(prepared: Sequence[Prepared], namespaces: Namespaces) -> dict[str, Result]:
+    """
+    Run those attachments at the same time that were planned so; every one ends before this does.
+
+    Raises one error with everything that failed. All of them are executed: nothing of theirs is
+    shared between the threads, and the pod is looked at by this one alone.
+    """
+    apart = [each for each in prepared if each.record.is_side_by_side]
+    answers, errors = _all_at_once(_run_delegates, apart)
+    if errors:
+        raise join(errors)
+    return {
+        each.record.interface: _completed(each.record, answer, namespaces)
+        for each, answer in zip(apart, answers, strict=True)
+    }
+
+
+def _all_at_once(
+    function: Callable[[Task], Answer], tasks: Sequence[Task]
+) -> tuple[list[Answer], list[CNIError]]:
+    """What the function answers to each task, and what went wrong; a bug of ours is raised as it is."""
+    if not tasks:
+        return [], []
+    with ThreadPoolExecutor(min(len(tasks), AT_ONCE)) as pool:
+        futures = [pool.submit(function, each) for each in tasks]
+    errors = [error for error in (each.exception() for each in futures) if error is not None]
+    for error in errors:
+        if not isinstance(error, CNIError):
+            raise error
+    told = [error for error in errors if isinstance(error, CNIError)]
+    return [] if told else [each.result() for each in futures], told
+
+
+def _taken_apart(prepared: Sequence[Prepared], namespaces: Namespaces) -> dict[str, default_route.Brought]:
+    """The default routes that came with attachments made side by side, by the links they go through."""
+    names = [each.record.interface for each in prepared if each.record.is_side_by_side]
+    if not names:
+        return {}
+    found = default_route.take_away(namespaces.pod, "")
+    indexes = link.indexes(namespaces.pod, names)
+    return {
+        name: default_route.Brought(
+            name, tuple(each for each in found.routes if each.interface_index == indexes.get(name))
+        )
+        for name in names
+    }
 
 
 def _taken(record: Record, result: Result, namespaces: Namespaces) -> default_route.Brought:
@@ -152,12 +213,16 @@ def _taken(record: Record, result: Result, namespaces: Namespaces) -> default_ro
 
 
 def _attach(prepared: Prepared, previous: Result | None, namespaces: Namespaces) -> Result:
+    """Attach to one network, and look for what its plugins did not tell."""
+    return _completed(prepared.record, _run_delegates(prepared, previous), namespaces)
+
+
+def _run_delegates(prepared: Prepared, previous: Result | None = None) -> Result:
     """Run the delegates of one network; each gets what the one before answered."""
     result = previous
     for delegate in prepared.delegates:
         result = delegate.add(result)
-    answered = result if result is not None else Result()
-    return _completed(prepared.record, answered, namespaces)
+    return result if result is not None else Result()
 
 
 def _completed(record: Record, result: Result, namespaces: Namespaces) -> Result:
@@ -199,18 +264,28 @@ def undo(
     of an unbroken run of built-in attachments are deleted in one message before their delegates
     release what belongs to them: each deletion of its own waits for a grace period of the kernel.
     """
-    left: list[Record] = []
+    failures = _detach_side_by_side(records, construct, namespaces)
     errors: list[CNIError] = []
     groups: set[int] = set()
     for record in reversed(records):
         if record.group and record.group not in groups:
             groups.add(record.group)
             errors.extend(_delete_group(record.group, namespaces))
-        failures = _detach(record, construct, namespaces)
-        if failures:
-            left.insert(0, record)
-            errors.extend(failures)
-    return tuple(left), tuple(errors)
+        if not record.is_side_by_side:
+            failures[record.interface] = _detach(record, construct, namespaces)
+        errors.extend(failures[record.interface])
+    return tuple(each for each in records if failures[each.interface]), tuple(errors)
+
+
+def _detach_side_by_side(
+    records: Sequence[Record], construct: Construct, namespaces: Namespaces
+) -> dict[str, list[CNIError]]:
+    """Detach at the same time what was attached so; the failures by interface."""
+    apart = [each for each in records if each.is_side_by_side]
+    if apart and namespaces.is_gone:  # looked for here: another thread must not open it
+        namespaces = Namespaces("")
+    answers, _ = _all_at_once(partial(_detach, construct=construct, namespaces=namespaces), apart)
+    return {each.interface: failures for each, failures in zip(apart, answers, strict=True)}
 
 
 def _delete_group(group: int, namespaces: Namespaces) -> list[CNIError]:

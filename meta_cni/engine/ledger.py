@@ -65,6 +65,8 @@ class Record:
     is_check_disabled: bool = False
     is_route_requested: bool = False
     """Its selection had `default-route`."""
+    is_side_by_side: bool = False
+    """Others are attached and detached at the same time."""
     result: Mapping[str, Any] | None = None
     """The Result in version 1.1.0's form; None until the attachment is complete."""
 

@@ -6,7 +6,7 @@ error. `meta-cni plan POD` prints what this module returns.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from meta_cni.cni.config import PluginConfig
@@ -18,6 +18,7 @@ from meta_cni.engine.selection import Selection
 from meta_cni.settings import Settings
 
 FAMILIES = (4, 6)
+DEFAULT_DESTINATIONS = ("0.0.0.0/0", "::/0")
 GROUP_BASE = 0x6D000000
 """Our links' groups (IFLA_GROUP) are this plus 24 bits; the default group of the kernel is 0."""
 
@@ -62,6 +63,8 @@ class Step:
     default_route: tuple[Address, ...] | None = None
     """What the selection asked for: None nothing, empty: the network's own."""
     warnings: tuple[str, ...] = ()
+    is_side_by_side: bool = False
+    """Attached behind the others, at the same time as others of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ def build(
         netns=request.netns,
         interface=request.interface,
         pod=pod,
-        steps=_grouped(steps, request.interface),
+        steps=_grouped(_side_by_side(steps) if settings.is_parallel else steps, request.interface),
         default_routes=routes,
     )
 
@@ -292,6 +295,43 @@ def _asks_for(wanted: Wanted, family: int) -> bool:
         return False
     gateways = wanted.selection.default_route
     return not gateways or any(gateway.version == family for gateway in gateways)
+
+
+def _side_by_side(steps: list[Step]) -> list[Step]:
+    """Mark the executed secondaries that can be attached at the same time, where there are several."""
+    found = [each for each in steps if _is_apart(each, steps)]
+    if len(found) < 2:
+        return steps
+    return [replace(each, is_side_by_side=each in found) for each in steps]
+
+
+def _is_apart(step: Step, steps: list[Step]) -> bool:
+    """Only plugins of others, no default route, and nobody's link is needed by another one."""
+    if step.is_default or step.default_route is not None or any(each.is_builtin for each in step.executions):
+        return False
+    texts = set(_texts_of(step))
+    if texts.intersection(DEFAULT_DESTINATIONS) or _is_gateway_asked(step):
+        return False
+    others = [each for each in steps if each is not step]
+    is_using = any(each.interface in texts for each in others)
+    return not is_using and not any(step.interface in _texts_of(each) for each in others)
+
+
+def _is_gateway_asked(step: Step) -> bool:
+    return any(each.plugin.section.value("isDefaultGateway") for each in step.executions)
+
+
+def _texts_of(step: Step) -> Iterator[str]:
+    """Every string that stands in its configurations."""
+    waiting: list[object] = [each.plugin.section.values for each in step.executions]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
 
 
 def _grouped(steps: list[Step], request_interface: str) -> tuple[Step, ...]:

@@ -92,3 +92,44 @@ def test_groups_of_different_requests_differ():
     """Two networks of one container under podman are deleted apart."""
     assert link_group("eth0", 0) != link_group("eth1", 0)
     assert link_group("eth0", 0) != link_group("eth0", 1)
+
+
+APART = {"type": "x"}
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ({"type": "y"}, ["net1", "net2", "net3"]),
+        ({"type": "bridge"}, ["net1", "net3"]),
+        ({"plugins": [{"type": "y"}, {"type": "macvlan"}]}, ["net1", "net3"]),
+        ({"type": "y", "isDefaultGateway": True}, ["net1", "net3"]),
+        ({"type": "y", "ipam": {"routes": [{"dst": "0.0.0.0/0"}]}}, ["net1", "net3"]),
+        ({"type": "y", "ipam": {"routes": [{"dst": "::/0"}]}}, ["net1", "net3"]),
+        ({"type": "y", "master": "net1"}, []),
+        ({"type": "y", "links": [{"name": "net3"}]}, []),
+        ({"type": "bridge", "master": "net3"}, []),
+    ],
+)
+def test_only_what_needs_nothing_of_another_is_attached_side_by_side(
+    second: dict[str, Any], expected: list[str]
+):
+    """A bond over net1 and net2 comes behind both; a default route is taken out before the next one comes."""
+    networks = {"d": {"type": "bridge"}, "ns/a": APART, "ns/b": second, "ns/c": APART}
+    case = {"networks": networks, "defaults": ["d"], "annotation": [{"name": each} for each in "abc"]}
+
+    plan = plan_of(case, Settings(is_parallel=True))
+
+    assert expected == [each.interface for each in plan.steps if each.is_side_by_side]
+    assert not any(each.is_side_by_side for each in plan_of(case).steps)
+
+
+def test_who_asks_for_the_default_route_is_not_attached_side_by_side():
+    """It is settled in order."""
+    networks = {"d": {"type": "bridge"}, "ns/a": APART, "ns/b": APART, "ns/c": APART}
+    annotation = [{"name": "a", "default-route": ["10.0.0.1"]}, {"name": "b"}, {"name": "c"}]
+    case = {"networks": networks, "defaults": ["d"], "annotation": annotation}
+
+    plan = plan_of(case, Settings(is_parallel=True))
+
+    assert ["net2", "net3"] == [each.interface for each in plan.steps if each.is_side_by_side]
