@@ -6,6 +6,8 @@ Nobody can hold it up: a frame has a few seconds to come, a full queue is told s
 waiting. Who asked and went away gets his ADD undone.
 """
 
+import errno
+import fcntl
 import logging
 import os
 import select
@@ -15,8 +17,8 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +32,9 @@ LOG = logging.getLogger("meta_cni")
 UCRED = struct.Struct("=iII")  # struct ucred, unix(7)
 BACKLOG = 512
 POLL_S = 0.5
+CLAIM_POLL_S = 0.05
 READ_BYTES = 1 << 16
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # accept(2)
 WANTED = {"DEL"}
 """Verbs that are done though nobody waits any more."""
 
@@ -52,6 +56,8 @@ class Limits:
     """A caller is told to try again after it, and what was done for him is undone."""
     drain_s: float = 60.0
     """For what is being done when the server is to stop."""
+    start_s: float = 70.0
+    """For a daemon before this one to end: it drains."""
 
 
 @dataclass(eq=False, slots=True)
@@ -151,6 +157,8 @@ class Server:
         self._callers: dict[int, Caller] = {}
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
+        self._deaf_until = 0.0
+        """No connection is accepted before: there is no descriptor for it."""
         self._bell, self._ear = socket.socketpair()
 
     def stop(self) -> None:
@@ -161,33 +169,56 @@ class Server:
 
     def run(self) -> bool:
         """Serve; returns whether everything that was taken on was done in time."""
-        with self._bell, self._ear, listening(self.path) as listener, select.epoll() as poll:
+        with (
+            self._bell,
+            self._ear,
+            claimed(self.path, self.limits.start_s, self._is_stopping),
+            select.epoll() as poll,
+        ):
             workers = [
                 threading.Thread(target=self._work, args=(poll,), name=f"worker {n}", daemon=True)
                 for n in range(self.limits.workers)
             ]
             for each in workers:
                 each.start()
-            for each_socket in (listener, self._ear):
-                poll.register(each_socket, select.EPOLLIN)
-            LOG.info("serving on %s with %d workers", self.path, self.limits.workers)
-            while not self._is_stopping.is_set():
-                for descriptor, _ in poll.poll(POLL_S):
-                    if descriptor == listener.fileno():
-                        self._accept(listener, poll)
-                    elif descriptor != self._ear.fileno():
-                        self._hear(descriptor, poll)
-                self._expire(poll)
-            poll.unregister(listener)
-            with suppress(FileNotFoundError):
-                os.unlink(self.path)
+            with listening(self.path) as listener:
+                self._listen(listener, poll)
+            self._hang_up(poll)
             self.queue.close()
             return self.queue.is_empty_within(self.limits.drain_s)
+
+    def _listen(self, listener: socket.socket, poll: select.epoll) -> None:
+        """Take calls on until it is time to stop."""
+        for each in (listener, self._ear):
+            poll.register(each, select.EPOLLIN)
+        LOG.info("serving on %s with %d workers", self.path, self.limits.workers)
+        while not self._is_stopping.is_set():
+            for descriptor, _ in poll.poll(POLL_S):
+                if descriptor == listener.fileno():
+                    self._accept(listener, poll)
+                elif descriptor != self._ear.fileno():
+                    self._hear(descriptor, poll)
+            self._expire(poll)
+            if self._deaf_until and self._deaf_until < time.monotonic():
+                self._deaf_until = 0.0
+                poll.modify(listener, select.EPOLLIN)
+        poll.unregister(listener)
+
+    def _hang_up(self, poll: select.epoll) -> None:
+        """Callers whose frame has not come yet are told to go to the next daemon."""
+        with self._lock:
+            unread = [each for each in self._callers.values() if each.call is None]
+        for each in unread:
+            self._close(each, poll)
 
     def _accept(self, listener: socket.socket, poll: select.epoll) -> None:
         try:
             connection, _ = listener.accept()
-        except OSError:  # it went away, or there is no descriptor left for it: it is tried again
+        except OSError as error:  # it went away, or there is no descriptor for it
+            if error.errno in EXHAUSTED:
+                LOG.error("accept a call: %s: it is tried again in %g s", error.strerror, POLL_S)
+                self._deaf_until = time.monotonic() + POLL_S
+                poll.modify(listener, 0)  # or it would be told without end
             return
         connection.setblocking(False)
         caller = Caller(connection, time.monotonic() + self.limits.read_s)
@@ -206,7 +237,7 @@ class Server:
             return
         if caller.call is not None:
             caller.is_gone = True  # nothing but EPOLLHUP and EPOLLERR is asked for by now
-            self._forget(caller, poll)
+            self._close(caller, poll)
             return
         try:
             data = caller.socket.recv(READ_BYTES)
@@ -264,21 +295,20 @@ class Server:
         call = caller.call
         assert call is not None
         if caller.is_gone and caller.verb not in WANTED:
-            self._close(caller, poll)
             return
         printed, code = self.handle(call)
-        if caller.is_gone or not self._answer(caller, printed, code, poll):
-            self._close(caller, poll)
-            if caller.verb == "ADD" and code == 0:
-                LOG.warning("ADD %s: the caller has gone: it is undone", caller.sandbox)
-                self.handle(Call({**call.variables, "CNI_COMMAND": "DEL"}, call.stdin))
+        if not self._answer(caller, printed, code, poll) and caller.verb == "ADD" and code == 0:
+            LOG.warning("ADD %s: the caller has gone: it is undone", caller.sandbox)
+            self.handle(Call({**call.variables, "CNI_COMMAND": "DEL"}, call.stdin))
 
     def _answer(self, caller: Caller, printed: bytes, code: int, poll: select.epoll) -> bool:
-        """Send it and close; was it taken?"""
-        self._forget(caller, poll)
+        """Send it and close; was it taken, and by nobody else's hand?"""
+        if not self._forget(caller, poll):
+            return False
         try:
             caller.socket.settimeout(self.limits.read_s)
             caller.socket.sendall(wire.answer(printed, code))
+            _read_up(caller.socket)
         except OSError:
             return False
         finally:
@@ -286,21 +316,31 @@ class Server:
         return True
 
     def _close(self, caller: Caller, poll: select.epoll) -> None:
-        self._forget(caller, poll)
-        caller.socket.close()
+        if self._forget(caller, poll):
+            caller.socket.close()
 
-    def _forget(self, caller: Caller, poll: select.epoll) -> None:
+    def _forget(self, caller: Caller, poll: select.epoll) -> bool:
+        """Of all who want to answer or give up a caller only the first may: he alone closes."""
         descriptor = caller.socket.fileno()
         with self._lock:
-            if self._callers.get(descriptor) is caller:
-                del self._callers[descriptor]
-                with suppress(OSError, ValueError):
-                    poll.unregister(descriptor)
+            if self._callers.get(descriptor) is not caller:
+                return False
+            del self._callers[descriptor]
+        with suppress(OSError, ValueError):
+            poll.unregister(descriptor)
+        return True
 
 
 def told(error: CNIError) -> tuple[bytes, int]:
     """An error as it is printed."""
     return encode(error.to_json(versions.NEWEST)), 1
+
+
+def _read_up(connection: socket.socket) -> None:
+    """Whoever is refused may still write; were anything left unread, he would see a reset, not the answer."""
+    connection.shutdown(socket.SHUT_RD)
+    while connection.recv(READ_BYTES):
+        pass
 
 
 def refusal_of(connection: socket.socket) -> str:
@@ -311,33 +351,68 @@ def refusal_of(connection: socket.socket) -> str:
     return f"call by user {user}: expected root"
 
 
-class listening:  # noqa: N801 - used as a function is
-    """A socket that listens in a directory of our own; taken away in the end."""
+@contextmanager
+def claimed(path: Path, wait_s: float, is_stopping: threading.Event) -> Iterator[None]:
+    """
+    The socket's directory, which one daemon has at a time, from before it listens until it has drained.
 
-    def __init__(self, path: Path) -> None:
-        """Raises IOFailure: another daemon is there, or somebody else owns the place."""
-        self.path = path
-        _own_directory(path.parent)
-        _refuse_other(path)
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    One that takes nothing on any more is waited for. Raises IOFailure: another daemon serves, or
+    does not end, or somebody else owns the place.
+    """
+    _own_directory(path.parent)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + wait_s
+        while not _is_locked(descriptor):
+            if is_served(path):
+                raise IOFailure(f"listen on {path}: another daemon serves it")
+            if is_stopping.wait(CLAIM_POLL_S) or time.monotonic() > deadline:
+                raise IOFailure(f"listen on {path}: another daemon has not ended yet")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_served(path: Path) -> bool:
+    """Does anybody listen there? One whose queue is full does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
-            mask = os.umask(0o177)
-            try:
-                self.socket.bind(str(path))
-            finally:
-                os.umask(mask)
-            self.socket.listen(BACKLOG)
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """
+    A socket that listens in a directory that is claimed; taken away in the end.
+
+    One that is there is left from a daemon that was killed. Raises IOFailure.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as made:
+        try:
+            path.unlink(missing_ok=True)
+            os.fchmod(made.fileno(), 0o600)  # before it is bound: unix_bind() takes it from there
+            made.bind(str(path))
+            made.listen(BACKLOG)
         except OSError as error:
-            self.socket.close()
             raise IOFailure(f"listen on {path}: {error.strerror or error}") from None
-
-    def __enter__(self) -> socket.socket:
-        return self.socket
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-        with suppress(OSError):
-            os.unlink(self.path)
+        try:
+            yield made
+        finally:
+            with suppress(OSError):
+                path.unlink()
 
 
 def _own_directory(directory: Path) -> None:
@@ -352,17 +427,3 @@ def _own_directory(directory: Path) -> None:
             f"listen in {directory}: it is not only ours: "
             f"expected a directory of user {os.geteuid()} with mode 0700"
         )
-
-
-def _refuse_other(path: Path) -> None:
-    """A socket that nobody serves is left from a daemon that was killed; one that is served is an error."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except OSError:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            return
-    raise IOFailure(f"listen on {path}: another daemon serves it")

@@ -76,10 +76,11 @@ def parse_request(data: bytes | bytearray) -> Call:
     assert found is not None
     stdin_at = end + int(found[1])
     variables: dict[str, str] = {}
-    for entry in bytes(data[end:stdin_at]).split(b"\0")[:-1]:
+    *entries, rest = bytes(data[end:stdin_at]).split(b"\0")
+    for entry in [*entries, rest] if rest else entries:
         key, separator, value = entry.decode(errors="surrogateescape").partition("=")
-        if not separator:
-            raise DecodeFailure(f"read request: variable {key!r}: expected NAME=VALUE")
+        if not separator or entry is rest:
+            raise DecodeFailure(f"read request: variable {key!r}: expected NAME=VALUE and NUL")
         variables[key] = value
     return Call(variables, bytes(data[stdin_at:]))
 

@@ -1,6 +1,9 @@
 """The server with callers of all kinds: patient, slow, many, gone, foreign."""
 
+import json
 import os
+import resource
+import select
 import socket
 import threading
 import time
@@ -21,7 +24,7 @@ WAIT_S = 10
 class Served:
     """A server in a thread, and what it was asked."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: Limits, *, is_awaited: bool = True) -> None:
         self.calls: list[tuple[str, str]] = []
         self.gates: dict[str, threading.Event] = {}
         """A call for a sandbox waits until its gate is open."""
@@ -29,7 +32,8 @@ class Served:
         self.is_done: bool | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
-        until(path.exists)
+        if is_awaited:
+            until(lambda: server.is_served(path))
 
     def _run(self) -> None:
         self.is_done = self.server.run()
@@ -239,6 +243,90 @@ def test_a_slow_writer_is_given_up_and_holds_up_nobody(serve: Serve, path: Path,
         assert b"" == slow.recv(100)
 
 
+def trickle(caller: socket.socket, data: bytes) -> None:
+    for byte in data:
+        caller.sendall(bytes([byte]))
+        time.sleep(0.02)
+
+
+def test_who_writes_a_byte_now_and_then_is_given_up_as_well(serve: Serve, path: Path):
+    """The time is for the whole frame: a byte buys none."""
+    served = serve(workers=1, read_s=0.3)
+
+    with connected(path) as slow, pytest.raises(BrokenPipeError):
+        trickle(slow, wire.request(Call({"CNI_COMMAND": "ADD"}, b"x" * 10000)))
+
+    assert 0 == ask(path, "STATUS")[1]
+    assert [("STATUS", "")] == served.calls
+
+
+def test_an_answer_that_nobody_reads_is_given_up(serve: Serve, path: Path):
+    """It is longer than a socket holds: the worker must come back, the ADD must go."""
+    served = serve(workers=1, read_s=0.2)
+    with sent(path, "ADD", "a", b"x" * (4 << 20)):
+        until(lambda: ("DEL", "a") in served.calls)
+
+        assert 0 == ask(path, "STATUS")[1]
+
+
+def test_only_one_answers_a_caller(serve: Serve, path: Path):
+    """At the deadline two want to: two frames on one socket would be none."""
+    served = serve(workers=1)
+    gate = served.gates["a"] = threading.Event()
+    caller = sent(path, "ADD", "a")
+    until(lambda: served.calls)
+    ((_, waiting),) = served.server._callers.items()
+
+    with select.epoll() as poll:
+        told = [served.server._answer(waiting, text, 0, poll) for text in (b"first", b"second")]
+    gate.set()
+
+    assert [True, False] == told
+    assert (b"first", 0) == answered(caller)
+    until(lambda: ("DEL", "a") in served.calls)
+
+
+def test_without_descriptors_it_waits_and_does_not_spin(serve: Serve, path: Path, caplog):
+    """A listener that cannot be accepted from is told by epoll without end."""
+    serve(workers=1)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with sent(path, "STATUS") as first:
+        assert first.recv(100)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (caller.fileno() + 1, most[1]))
+        try:
+            caller.connect(str(path))
+            time.sleep(0.8)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        caller.sendall(wire.request(Call({"CNI_COMMAND": "STATUS"}, b"")))
+        caller.shutdown(socket.SHUT_WR)
+
+        outcome = wire.parse_answer(caller.recv(100))
+
+    assert (b"answer to ", 0) == outcome
+    assert 1 <= len([each for each in caplog.messages if "Too many open files" in each]) <= 3
+
+
+VARIABLES = [
+    (b"CNI_COMMAND=STATUS\0CNI_ARGS=\xff\xfe=\x80\0", 0),
+    (b"CNI_COMMAND=STATUS\0\0\0", 1),
+    (b"CNI_COMMAND=STATUS\0\xff\0", 1),
+    (b"CNI_COMMAND=STATUS", 1),
+]
+
+
+@pytest.mark.parametrize(("variables", "code"), VARIABLES)
+def test_variables_that_are_no_text_cost_one_call(serve: Serve, path: Path, variables: bytes, code: int):
+    """The environment holds any bytes; what is no variable is refused."""
+    serve(workers=1)
+    with connected(path) as caller:
+        caller.sendall(b"meta-cni 1 request %d 0\n" % len(variables) + variables)
+        outcome = answered(caller)[1]
+
+    assert (code, 0) == (outcome, ask(path, "STATUS")[1])
+
+
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"meta-cni 9 request 1 1\n", b"\0" * 4096])
 def test_another_protocol_is_told_what_is_spoken_here(serve: Serve, path: Path, data: bytes):
     """A shim of another version says it to the runtime."""
@@ -251,6 +339,19 @@ def test_another_protocol_is_told_what_is_spoken_here(serve: Serve, path: Path, 
     assert b'"code": 6' in printed
     assert 0 == ask(path, "STATUS")[1]
     assert [("STATUS", "")] == served.calls
+
+
+@pytest.mark.parametrize("head", ["meta-cni 0", "meta-cni 2"])
+def test_a_shim_of_another_version_is_told_to_be_of_one_with_the_daemon(serve: Serve, path: Path, head: str):
+    """Older or newer; whoever reads the pod's events must know what to do."""
+    serve()
+    with connected(path) as caller:
+        caller.sendall(f"{head} request 5 70000\n".encode() + b"x" * 70005)
+        printed, code = answered(caller)
+
+    assert 1 == code
+    assert f"{head} request 5 70000" in json.loads(printed)["msg"]
+    assert "install shim and daemon of one version" in json.loads(printed)["msg"]
 
 
 def test_another_user_is_refused(serve: Serve, path: Path, mocker):
@@ -296,6 +397,24 @@ def test_stopping_does_what_was_taken_on_and_takes_on_nothing_more(serve: Serve,
     assert served.is_done is True
 
 
+def test_half_a_frame_does_not_wait_for_what_is_done_when_stopping(serve: Serve, path: Path):
+    """Its shim goes to the next daemon, or says so, at once."""
+    served = serve(workers=1)
+    gate = served.gates["a"] = threading.Event()
+    waiting = sent(path, "ADD", "a")
+    until(lambda: served.calls)
+    with connected(path) as half:
+        half.sendall(b"meta-cni 1 request 100")
+        until(lambda: len(served.server._callers) == 2)
+
+        served.server.stop()
+        read = half.recv(100)
+
+    assert b"" == read
+    gate.set()
+    assert 0 == answered(waiting)[1]
+
+
 def test_what_is_not_done_in_time_is_said_when_stopping(serve: Serve, path: Path):
     """Nobody waits for ever for a plugin that hangs."""
     served = serve(drain_s=0.05)
@@ -316,23 +435,9 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced(serve: Serve, path: Path
         left.bind(str(path))
     assert path.exists()
 
-    served = Served.__new__(Served)
-    served.calls, served.gates = [], {}
-    served.server = Server(path, served.handle, Limits(workers=1))
-    served.thread = threading.Thread(target=served.server.run)
-    served.thread.start()
+    serve()
 
-    try:
-        until(lambda: is_answered(path))
-    finally:
-        served.stop()
-
-
-def is_answered(path: Path) -> bool:
-    try:
-        return ask(path, "STATUS")[1] == 0
-    except OSError:
-        return False
+    assert 0 == ask(path, "STATUS")[1]
 
 
 def test_a_second_daemon_is_refused(serve: Serve, path: Path):
@@ -343,6 +448,55 @@ def test_a_second_daemon_is_refused(serve: Serve, path: Path):
         Server(path, lambda _: (b"", 0)).run()
 
     assert 0 == ask(path, "STATUS")[1]
+
+
+def test_a_daemon_whose_queue_is_full_is_there(path: Path):
+    """What does not answer at once is not dead: its socket must not be taken away."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as busy, ExitStack() as stack:
+        busy.bind(str(path))
+        busy.listen(0)
+        stack.enter_context(connected(path))
+
+        assert server.is_served(path)
+
+
+def test_a_daemon_that_still_ends_is_waited_for_and_does_not_take_the_next_one_s_socket(path: Path):
+    """An upgrade: the old one finishes what it took on, the new one serves what comes then."""
+    old = Served(path, Limits(workers=1))
+    gate = old.gates["a"] = threading.Event()
+    waiting = sent(path, "ADD", "a")
+    until(lambda: old.calls)
+    old.server.stop()
+    until(lambda: not path.exists())
+
+    new = Served(path, Limits(workers=1), is_awaited=False)
+    time.sleep(0.1)
+    is_early = path.exists()
+    gate.set()
+    outcome = answered(waiting)
+    old.thread.join(WAIT_S)
+    until(lambda: server.is_served(path))
+
+    assert (False, (b"answer to {}", 0)) == (is_early, outcome)
+    assert (b"answer to {}", 0) == ask(path, "ADD", "b")
+    assert [("ADD", "b")] == new.calls
+    new.stop()
+
+
+def test_a_daemon_that_never_ends_is_told(serve: Serve, path: Path):
+    """Two of them would undo each other's work."""
+    served = serve(workers=1)
+    gate = served.gates["a"] = threading.Event()
+    caller = sent(path, "ADD", "a")
+    until(lambda: served.calls)
+    served.server.stop()
+    until(lambda: not path.exists())
+
+    with pytest.raises(IOFailure, match="another daemon has not ended yet"):
+        Server(path, lambda _: (b"", 0), Limits(start_s=0.1)).run()
+
+    gate.set()
+    assert 0 == answered(caller)[1]
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
