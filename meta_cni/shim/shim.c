@@ -189,7 +189,9 @@ static int ask(int daemon, const struct bytes *request)
 	if (write_all(daemon, request) && errno != EPIPE) /* a refusal may be there all the same */
 		return -1;
 	shutdown(daemon, SHUT_WR);
-	if (read_all(daemon, &answer, LONGEST_ANSWER) || room_for(&answer, 1))
+	if (read_all(daemon, &answer, LONGEST_ANSWER) && (errno != ECONNRESET || !answer.length))
+		return -1; /* one that hangs up before it has read all of it may have answered */
+	if (room_for(&answer, 1))
 		return -1;
 	if (answer.length == 0) {
 		errno = ECONNRESET;
@@ -277,7 +279,10 @@ int main(void)
 		return code;
 	if (code == -2) {
 		errno = EPROTO;
-		return fail(IO_FAILURE, "talk to a daemon that does not speak \\\"" PROTOCOL "\\\" at", path);
+		return fail(IO_FAILURE,
+			    "talk to a daemon that does not speak \\\"" PROTOCOL
+			    "\\\", install shim and daemon of one version:",
+			    path);
 	}
 	if (is("DEL"))
 		return spool(&request);

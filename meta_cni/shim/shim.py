@@ -44,7 +44,8 @@ def main() -> int:
     try:
         printed, code = _ask(path, request)
     except OtherProtocol:
-        what = f'talk to a daemon that does not speak \\"{PROTOCOL}\\" at {path}'
+        told = "install shim and daemon of one version"
+        what = f'talk to a daemon that does not speak \\"{PROTOCOL}\\", {told}: {path}'
         return _fail(IO_FAILURE, what, OSError(errno.EPROTO, os.strerror(errno.EPROTO)))
     except OSError as error:
         if command == "DEL":
@@ -84,11 +85,7 @@ def _ask(path: str, request: bytes) -> tuple[bytes, int]:
         with suppress(BrokenPipeError, ConnectionResetError):  # a refusal may be there all the same
             daemon.sendall(request)
             daemon.shutdown(socket.SHUT_WR)
-        data = bytearray()
-        while got := daemon.recv(1 << 16):
-            data += got
-            if len(data) > LONGEST_ANSWER:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        data = _answer(daemon)
     head, newline, printed = bytes(data).partition(b"\n")
     found = ANSWER.fullmatch(head + newline)
     if found is None and newline:
@@ -96,6 +93,20 @@ def _ask(path: str, request: bytes) -> tuple[bytes, int]:
     if found is None or len(printed) != int(found[2]):
         raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     return printed, int(found[1])
+
+
+def _answer(daemon: socket.socket) -> bytearray:
+    """All that comes; one that hangs up before it has read all of the request may have answered."""
+    data = bytearray()
+    try:
+        while got := daemon.recv(1 << 16):
+            data += got
+            if len(data) > LONGEST_ANSWER:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    except ConnectionResetError:
+        if not data:
+            raise
+    return data
 
 
 def _spool(request: bytes) -> int:

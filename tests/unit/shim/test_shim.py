@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -57,7 +59,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     def call(stdin: bytes = STDIN, **more: str) -> tuple[bytes, int]:
         places = {"META_CNI_SOCKET": str(tmp_path / "s"), "META_CNI_SPOOL": str(tmp_path / "spool")}
         environment = {**VARIABLES, **places, "HOME": "/root", "SECRET": "x", **more}
-        done = subprocess.run(command, input=stdin, env=environment, capture_output=True, timeout=30)
+        done = subprocess.run(
+            command, input=stdin, env=environment, capture_output=True, timeout=30, restore_signals=False
+        )
         assert b"" == done.stderr
         return done.stdout, done.returncode
 
@@ -237,8 +241,56 @@ def test_a_daemon_of_another_version_is_told(run: Run, daemon: Daemon, tmp_path:
 
     error = json.loads(printed)
     assert (1, 5) == (code, error["code"])
-    assert 'a daemon that does not speak "meta-cni 1"' in error["msg"]
+    assert 'a daemon that does not speak "meta-cni 1", install shim and daemon of one version' in error["msg"]
     assert not (tmp_path / "spool").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "printed"),
+    [(wire.answer(b'{"code": 6}', 1), b'{"code": 6}'), (b"meta-cni 2 answer 1 0\n", b"of one version")],
+)
+def test_an_answer_counts_though_the_daemon_has_not_read_all(
+    run: Run, tmp_path: Path, answer: bytes, printed: bytes
+):
+    """Another version, or a user it does not serve, is refused at the first line; the rest is reset."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        thread = threading.Thread(target=hang_up, args=(listener, answer))
+        thread.start()
+
+        outcome = run(stdin=b"x" * (3 << 20))
+
+        thread.join(5)
+    assert 1 == outcome[1]
+    assert printed in outcome[0]
+
+
+def hang_up(listener: socket.socket, answer: bytes) -> None:
+    """Answer the first bytes, and go."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(10)
+        connection.sendall(answer)
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(run: Run, tmp_path: Path):
+    """Half a DEL would be none: the runtime is told, and calls again."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        printed, code = run(CNI_COMMAND="DEL")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handled)
+
+    error = json.loads(printed)
+    assert (1, 5) == (code, error["code"])
+    assert f"spool DEL in {spool}" in error["msg"]
+    assert [] == list(spool.iterdir())
 
 
 def test_a_socket_s_path_that_is_too_long_is_told(run: Run):
