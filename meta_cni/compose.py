@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -67,8 +66,6 @@ from meta_cni.settings import MULTUS_TYPES, LogOptions, Settings
 from meta_cni.settings import parse as parse_settings
 
 if TYPE_CHECKING:
-    from meta_cni.daemon.server import Handle
-    from meta_cni.daemon.spool import Spool
     from meta_cni.daemon.wire import Call
 
 CHAIN = "META_CNI_CHAIN"
@@ -83,7 +80,6 @@ DATA_DIRECTORY = re.compile(rb'dataDir\\*"\s*:\s*\\*"(/[^"\\]+)')
 """host-local's key as it stands in a configuration, and as it stands in a JSON string in an entry."""
 SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
-SPOOL_PAUSE_S = 5.0
 LOG = logging.getLogger("meta_cni")
 
 
@@ -407,7 +403,7 @@ def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: i
     What waits in the spool is done before anybody is served. Raises IOFailure when the socket is
     served already, or is not in a directory of our own.
     """
-    from meta_cni.daemon.server import Limits, Server  # noqa: PLC0415 - a single call needs none of it
+    from meta_cni.daemon.server import Errand, Limits, Server  # noqa: PLC0415 - a single call needs none of it
     from meta_cni.daemon.spool import Spool  # noqa: PLC0415
 
     LOG.setLevel(LEVELS[log_level])
@@ -416,36 +412,20 @@ def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: i
         delegates.load(plugin_type)
     kept = Spool(spool)
     handle = partial(_handle, memory=Memory(is_remembering=True))
-    _replay(kept, handle)
-    server = Server(socket, handle, Limits(workers=workers, queue=queue))
+    server = Server(
+        socket,
+        partial(kept.serve, handle=handle),
+        Limits(workers=workers, queue=queue),
+        prepare=kept.clear_unfinished,
+        errands=lambda: [Errand(each, partial(kept.settle, each, handle)) for each in kept.due()],
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
-    over = threading.Event()
-    replaying = threading.Thread(target=_keep_replaying, args=(kept, handle, over), name="spool")
-    replaying.start()
-    try:
-        return server.run()
-    finally:
-        over.set()
-        replaying.join()
+    return server.run()
 
 
 def _handle(call: "Call", memory: Memory) -> tuple[bytes, int]:
     return serve(call.variables, call.stdin, memory)
-
-
-def _replay(kept: "Spool", handle: "Handle") -> None:
-    try:
-        for path, reason in kept.replay(handle):
-            LOG.error("spooled DEL %s: %s", path.name, reason)
-    except CNIError as error:
-        LOG.error("%s", error.message)
-
-
-def _keep_replaying(kept: "Spool", handle: "Handle", over: threading.Event) -> None:
-    """What came between two daemons, and what failed before."""
-    while not over.wait(SPOOL_PAUSE_S):
-        _replay(kept, handle)
 
 
 def _ms_since(started: float) -> float:

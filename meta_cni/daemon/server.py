@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,10 @@ class Limits:
     """For what is being done when the server is to stop."""
     start_s: float = 70.0
     """For a daemon before this one to end: it drains."""
+    first_s: float = 10.0
+    """For the errands that are there before anybody is served; what hangs goes on beside."""
+    errands_s: float = 5.0
+    """How often they are looked for."""
 
 
 @dataclass(eq=False, slots=True)
@@ -83,20 +87,28 @@ class Caller:
         return self.call.variables.get("CNI_CONTAINERID", "") if self.call else ""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Errand:
+    """What is to be done of a sandbox, and nobody waits for."""
+
+    sandbox: str
+    do: Callable[[], object]
+
+
 class Queue:
     """Calls in the order they came, at most one of a sandbox in work."""
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
         self._changed = threading.Condition()
-        self._ready: deque[Caller] = deque()
-        self._behind: dict[str, deque[Caller]] = {}
+        self._ready: deque[Caller | Errand] = deque()
+        self._behind: dict[str, deque[Caller | Errand]] = {}
         """Sandboxes in work, and who waits behind."""
         self.waiting = 0
         self.in_work = 0
         self._is_closed = False
 
-    def put(self, caller: Caller) -> bool:
+    def put(self, caller: Caller | Errand) -> bool:
         """Take it on, unless the queue is full."""
         with self._changed:
             if self.waiting >= self._longest or self._is_closed:
@@ -112,7 +124,7 @@ class Queue:
                 self._changed.notify()
             return True
 
-    def take(self) -> Caller | None:
+    def take(self) -> Caller | Errand | None:
         """The next one; None when there will be no more."""
         with self._changed:
             while not self._ready:
@@ -123,7 +135,7 @@ class Queue:
             self.in_work += 1
             return self._ready.popleft()
 
-    def done(self, caller: Caller) -> None:
+    def done(self, caller: Caller | Errand) -> None:
         """Let the next one of the same sandbox come."""
         with self._changed:
             self.in_work -= 1
@@ -149,10 +161,23 @@ class Queue:
 class Server:
     """Serves calls on a unix socket until it is stopped."""
 
-    def __init__(self, path: Path, handle: Handle, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        handle: Handle,
+        limits: Limits | None = None,
+        *,
+        prepare: Callable[[], object] = lambda: None,
+        errands: Callable[[], Sequence[Errand]] = tuple,
+    ) -> None:
+        """`prepare` is called when no other daemon is left; `errands` tells what is to be done by now."""
         self.path = path
         self.handle = handle
         self.limits = limits or Limits()
+        self.prepare = prepare
+        self.errands = errands
+        self._on_errands: set[str] = set()
+        """Sandboxes whose errand is not done yet."""
         self.queue = Queue(self.limits.queue)
         self._callers: dict[int, Caller] = {}
         self._lock = threading.Lock()
@@ -175,23 +200,40 @@ class Server:
             claimed(self.path, self.limits.start_s, self._is_stopping),
             select.epoll() as poll,
         ):
+            self.prepare()
             workers = [
                 threading.Thread(target=self._work, args=(poll,), name=f"worker {n}", daemon=True)
                 for n in range(self.limits.workers)
             ]
             for each in workers:
                 each.start()
+            self._send_on_errands()
+            self.queue.is_empty_within(self.limits.first_s)
             with listening(self.path) as listener:
                 self._listen(listener, poll)
             self._hang_up(poll)
             self.queue.close()
             return self.queue.is_empty_within(self.limits.drain_s)
 
+    def _send_on_errands(self) -> None:
+        """Give the workers what nobody waits for; what does not fit is taken on the next time."""
+        try:
+            errands = self.errands()
+        except CNIError as error:
+            LOG.error("%s", error.message)
+            return
+        for each in errands:
+            if each.sandbox not in self._on_errands:
+                self._on_errands.add(each.sandbox)
+                if not self.queue.put(each):
+                    self._on_errands.discard(each.sandbox)
+
     def _listen(self, listener: socket.socket, poll: select.epoll) -> None:
         """Take calls on until it is time to stop."""
         for each in (listener, self._ear):
             poll.register(each, select.EPOLLIN)
         LOG.info("serving on %s with %d workers", self.path, self.limits.workers)
+        errands_at = time.monotonic() + self.limits.errands_s
         while not self._is_stopping.is_set():
             for descriptor, _ in poll.poll(POLL_S):
                 if descriptor == listener.fileno():
@@ -202,6 +244,9 @@ class Server:
             if self._deaf_until and self._deaf_until < time.monotonic():
                 self._deaf_until = 0.0
                 poll.modify(listener, select.EPOLLIN)
+            if errands_at < time.monotonic():
+                errands_at = time.monotonic() + self.limits.errands_s
+                self._send_on_errands()
         poll.unregister(listener)
 
     def _hang_up(self, poll: select.epoll) -> None:
@@ -282,14 +327,20 @@ class Server:
 
     def _work(self, poll: select.epoll) -> None:
         """A worker's life."""
-        while (caller := self.queue.take()) is not None:
+        while (taken := self.queue.take()) is not None:
             try:
-                self._serve(caller, poll)
+                if isinstance(taken, Caller):
+                    self._serve(taken, poll)
+                else:
+                    taken.do()
             except Exception:  # a worker that dies is never replaced
                 LOG.exception("a bug in meta-cni")
-                self._close(caller, poll)
+                if isinstance(taken, Caller):
+                    self._close(taken, poll)
             finally:
-                self.queue.done(caller)
+                if isinstance(taken, Errand):
+                    self._on_errands.discard(taken.sandbox)
+                self.queue.done(taken)
 
     def _serve(self, caller: Caller, poll: select.epoll) -> None:
         call = caller.call

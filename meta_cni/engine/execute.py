@@ -148,13 +148,13 @@ def _run(
         if before is not None:
             brought[name] = _taken(each.record, done[name], namespaces)
     done.update(_attach_side_by_side(prepared, namespaces))
-    results = tuple(done[each.record.interface] for each in prepared)
+    in_order = tuple(done[each.record.interface] for each in prepared)
     if before is None:
-        return results
+        return in_order
     brought.update(_taken_apart(prepared, namespaces))
-    in_order = [brought[each.record.interface] for each in prepared]
-    installed = default_route.settle(namespaces.pod, decisions, before, in_order)
-    return _with_routes(prepared, results, installed, namespaces)
+    theirs = [brought[each.record.interface] for each in prepared]
+    installed = default_route.settle(namespaces.pod, decisions, before, theirs)
+    return _with_routes(prepared, in_order, installed, namespaces)
 
 
 def _attach_side_by_side(prepared: Sequence[Prepared], namespaces: Namespaces) -> dict[str, Result]:

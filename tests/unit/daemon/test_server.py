@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meta_cni.cni.errors import IOFailure
 from meta_cni.daemon import server, wire
-from meta_cni.daemon.server import Limits, Server
+from meta_cni.daemon.server import Errand, Limits, Server
 from meta_cni.daemon.wire import Call
 
 WAIT_S = 10
@@ -24,11 +25,11 @@ WAIT_S = 10
 class Served:
     """A server in a thread, and what it was asked."""
 
-    def __init__(self, path: Path, limits: Limits, *, is_awaited: bool = True) -> None:
+    def __init__(self, path: Path, limits: Limits, *, is_awaited: bool = True, **more: Any) -> None:
         self.calls: list[tuple[str, str]] = []
         self.gates: dict[str, threading.Event] = {}
         """A call for a sandbox waits until its gate is open."""
-        self.server = Server(path, self.handle, limits)
+        self.server = Server(path, self.handle, limits, **more)
         self.is_done: bool | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -520,3 +521,90 @@ def test_a_path_that_is_too_long_is_told(path: Path):
     """sockaddr_un has room for 107 characters."""
     with pytest.raises(IOFailure, match=r"listen on .*too long"):
         Server(path.parent / ("x" * 120), lambda _: (b"", 0)).run()
+
+
+class Errands:
+    """What is to be done without being asked for: of "a" until its gate is open."""
+
+    def __init__(self, *sandboxes: str) -> None:
+        self.sandboxes = list(sandboxes)
+        self.gate = threading.Event()
+        self.done: list[str] = []
+
+    def due(self) -> list[Errand]:
+        return [Errand(each, lambda name=each: self.do(name)) for each in self.sandboxes]
+
+    def do(self, sandbox: str) -> None:
+        if sandbox == "a":
+            assert self.gate.wait(WAIT_S)
+        if sandbox == "bug":
+            raise ZeroDivisionError
+        self.done.append(sandbox)
+        self.sandboxes.remove(sandbox)
+
+
+def test_errands_are_done_before_anybody_is_served(path: Path):
+    """A DEL that waited comes before the ADD that follows it."""
+    errands = Errands("a", "b")
+    served = Served(path, Limits(workers=2), is_awaited=False, errands=errands.due)
+    until(lambda: errands.done)
+    is_early = server.is_served(path)
+    errands.gate.set()
+    until(lambda: server.is_served(path))
+
+    assert (False, ["b", "a"]) == (is_early, errands.done)
+    served.stop()
+
+
+def test_an_errand_that_hangs_keeps_only_its_own_sandbox(path: Path):
+    """One pod's plugin must not keep the node from being served."""
+    errands = Errands("a")
+    served = Served(path, Limits(workers=2, first_s=0.1, errands_s=0.1), errands=errands.due)
+
+    other = ask(path, "ADD", "b")
+    waiting = sent(path, "ADD", "a")
+    time.sleep(0.8)
+    calls = list(served.calls)
+    errands.gate.set()
+    outcome = answered(waiting)
+
+    assert ((b"answer to {}", 0), [("ADD", "b")], 0) == (other, calls, outcome[1])
+    assert ["a"] == errands.done
+    served.stop()
+
+
+def test_errands_that_come_later_are_done_and_one_with_a_bug_costs_no_worker(path: Path, caplog):
+    """They are looked for now and then."""
+    errands = Errands("bug")
+    served = Served(path, Limits(workers=1, errands_s=0.05), errands=errands.due)
+
+    errands.sandboxes.append("late")
+    until(lambda: "late" in errands.done)
+
+    assert 0 == ask(path, "STATUS")[1]
+    assert "a bug in meta-cni" in caplog.messages
+    served.stop()
+
+
+def test_errands_that_cannot_be_told_keep_nobody(path: Path, caplog):
+    """A spool that cannot be read."""
+
+    def fail() -> list[Errand]:
+        raise IOFailure("read spool: Input/output error")
+
+    served = Served(path, Limits(workers=1), errands=fail)
+
+    assert 0 == ask(path, "STATUS")[1]
+    assert "read spool: Input/output error" in caplog.messages
+    served.stop()
+
+
+def test_what_is_prepared_comes_first_and_only_when_no_other_daemon_is_left(serve: Serve, path: Path):
+    """Clearing up behind a daemon that still works would be sabotage."""
+    serve()
+    done: list[str] = []
+
+    with pytest.raises(IOFailure, match="another daemon serves it"):
+        Server(path, lambda _: (b"", 0), prepare=lambda: done.append("prepared")).run()
+
+    assert [] == done
