@@ -59,13 +59,14 @@ from meta_cni.ipam.directories import Directories
 from meta_cni.k8s import schema
 from meta_cni.k8s.file_store import KINDS, FileStore, documents
 from meta_cni.k8s.store import Kind, Store
-from meta_cni.linux import link
+from meta_cni.linux import link, process
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.picture import Pod, PodInterface, Rail, Topology
 from meta_cni.settings import MULTUS_TYPES, LogOptions, Settings
 from meta_cni.settings import parse as parse_settings
 
 if TYPE_CHECKING:
+    from meta_cni.daemon.spool import Spool
     from meta_cni.daemon.wire import Call
 
 CHAIN = "META_CNI_CHAIN"
@@ -80,6 +81,9 @@ DATA_DIRECTORY = re.compile(rb'dataDir\\*"\s*:\s*\\*"(/[^"\\]+)')
 """host-local's key as it stands in a configuration, and as it stands in a JSON string in an entry."""
 SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
+DAEMON = "META_CNI_DAEMON"
+"""Set for what a daemon executes: the directory of its socket, so that the next one there knows it."""
+ORPHANS_DEADLINE_S = 5.0
 LOG = logging.getLogger("meta_cni")
 
 
@@ -403,7 +407,7 @@ def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: i
     What waits in the spool is done before anybody is served. Raises IOFailure when the socket is
     served already, or is not in a directory of our own.
     """
-    from meta_cni.daemon.server import Errand, Limits, Server  # noqa: PLC0415 - a single call needs none of it
+    from meta_cni.daemon.server import Errand, Limits, Server, own_directory  # noqa: PLC0415 - a call needs none
     from meta_cni.daemon.spool import Spool  # noqa: PLC0415
 
     LOG.setLevel(LEVELS[log_level])
@@ -411,12 +415,14 @@ def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: i
     for plugin_type in delegates.BUILTIN:
         delegates.load(plugin_type)
     kept = Spool(spool)
-    handle = partial(_handle, memory=Memory(is_remembering=True))
+    found = own_directory(socket.parent)
+    mark = f"{found.st_dev}:{found.st_ino}"
+    handle = partial(_handle, marks={DAEMON: mark}, memory=Memory(is_remembering=True))
     server = Server(
         socket,
         partial(kept.serve, handle=handle),
         Limits(workers=workers, queue=queue),
-        prepare=kept.clear_unfinished,
+        prepare=partial(_clear_up, kept, f"{DAEMON}={mark}"),
         errands=lambda: [Errand(each, partial(kept.settle, each, handle)) for each in kept.due()],
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -424,8 +430,15 @@ def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: i
     return server.run()
 
 
-def _handle(call: "Call", memory: Memory) -> tuple[bytes, int]:
-    return serve(call.variables, call.stdin, memory)
+def _handle(call: "Call", marks: Mapping[str, str], memory: Memory) -> tuple[bytes, int]:
+    return serve({**call.variables, **marks}, call.stdin, memory)
+
+
+def _clear_up(kept: "Spool", variable: str) -> None:
+    """End the plugins of a daemon that was killed, before anything that they do is undone."""
+    for pid in process.end_left(variable, invoke.STDIN_LINK, ORPHANS_DEADLINE_S):
+        LOG.warning("process %d of a daemon that was killed was still running: it is ended", pid)
+    kept.clear_unfinished()
 
 
 def _ms_since(started: float) -> float:

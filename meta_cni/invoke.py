@@ -30,6 +30,8 @@ STDOUT_BYTES = 16 * 2**20
 STDERR_BYTES = 64 * 2**10
 PIPE_BYTES = 64 * 2**10  # pipe(7): what a pipe holds, so the most that one read brings
 SHOWN_CHARACTERS = 200
+STDIN_LINK = "/memfd:stdin (deleted)"
+"""What a plugin's /proc/<pid>/fd/0 leads to."""
 PARAMETERS = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
 """The variables of the specification, which belong to one call; others are passed on."""
 

@@ -410,7 +410,7 @@ def claimed(path: Path, wait_s: float, is_stopping: threading.Event) -> Iterator
     One that takes nothing on any more is waited for. Raises IOFailure: another daemon serves, or
     does not end, or somebody else owns the place.
     """
-    _own_directory(path.parent)
+    own_directory(path.parent)
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + wait_s
@@ -466,7 +466,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
                 path.unlink()
 
 
-def _own_directory(directory: Path) -> None:
+def own_directory(directory: Path) -> os.stat_result:
     """Make it, or see that nobody else can put anything there."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -478,3 +478,4 @@ def _own_directory(directory: Path) -> None:
             f"listen in {directory}: it is not only ours: "
             f"expected a directory of user {os.geteuid()} with mode 0700"
         )
+    return found
