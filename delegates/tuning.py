@@ -27,6 +27,7 @@ from meta_cni.linux import configure, link, sysctl
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Request
 
+UNFINISHED = ".new"
 KEYS = ("sysctl", "mac", "mtu", "promisc", "allmulti", "txQLen", "dataDir")
 DATA_DIRECTORY = "/run/cni/tuning"
 ALLOWLIST = Path("/etc/cni/tuning/allowlist.conf")
@@ -118,7 +119,7 @@ class Tuning:
     def _save(self, originals: Attributes) -> None:
         """Keep the originals; those of a tuning before this one in the list are the true ones."""
         document = {**_to_json(originals), **self._saved(), "network": self.config.network}
-        temporary = self.file.with_suffix(".new")
+        temporary = self.file.with_suffix(UNFINISHED)
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary.write_text(json.dumps(document, indent=1))
@@ -188,6 +189,7 @@ class Tuning:
         """Give the link back what it had, where there still is one, and forget it in any case."""
         with suppress(CNIError):
             self._restore(_from_json(Section(str(self.file), self._saved())))
+        _remove(self.file.with_suffix(UNFINISHED))
         _remove(self.file)
 
     def _restore(self, originals: Attributes) -> None:

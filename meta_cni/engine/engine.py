@@ -262,6 +262,7 @@ class Engine:
             except DamagedEntry as error:
                 raise self._salvaged(request, error) from None
             if entry is None:
+                self.ledger.remove(request.container_id)
                 return
             records = entry.of_request(request.interface)
             errors = self._undo(entry, records, request.netns)

@@ -143,9 +143,10 @@ class Ledger:
         _replace(path, head + body, is_durable)
 
     def remove(self, container_id: str) -> None:
-        """Forget a sandbox; gone is success."""
+        """Forget a sandbox, and what was being written of it when we were killed; gone is success."""
         path = self.directory / container_id
         try:
+            _unfinished(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         except OSError as error:
             raise IOFailure(f"remove ledger entry {path}: {error.strerror}") from None
@@ -212,8 +213,8 @@ def _make_directory(directory: Path) -> None:
 
 
 def _replace(path: Path, content: bytes, is_durable: bool) -> None:
-    """Write beside and rename; a failure leaves what was there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write beside and rename; a failure leaves what was there. The sandbox's lock is held."""
+    temporary = _unfinished(path)
     try:
         with open(temporary, "wb", opener=_private) as file:
             file.write(content)
@@ -227,6 +228,11 @@ def _replace(path: Path, content: bytes, is_durable: bool) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise IOFailure(f"write ledger entry {path}: {error.strerror}") from None
+
+
+def _unfinished(path: Path) -> Path:
+    """What a write that is cut off leaves: one file, which the next write takes and remove() removes."""
+    return path.with_name(f".{path.name}.new")
 
 
 def _private(path: str, flags: int) -> int:

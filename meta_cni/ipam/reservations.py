@@ -29,6 +29,8 @@ LOCK_MODE = 0o750
 FILE_MODE = 0o644
 LOCK_POLLS_S = (0.0005, 0.005)  # the first pause, and the longest
 READ_BYTES = 4096
+WITHOUT_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EXDEV, errno.EPERM)
+"""open(2) where a file system has none, linkat(2) without /proc or across mounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +147,35 @@ def write(
 
 def _create(path: Path, content: bytes, undo: ExitStack) -> None:
     with _told(f"write {path}"):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        undo.callback(_try_unlink, path)
         try:
-            _write_all(descriptor, content)
-        finally:
-            os.close(descriptor)
+            _create_whole(path, content)
+        except OSError as error:
+            if error.errno not in WITHOUT_TMPFILE:
+                raise
+            _create_empty(path, content, undo)
+            return
+        undo.callback(_try_unlink, path)
+
+
+def _create_whole(path: Path, content: bytes) -> None:
+    """Written before it has a name: whoever is killed meanwhile leaves no address that is nobody's."""
+    descriptor = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
+    try:
+        _write_all(descriptor, content)
+        # As open(2) says of O_TMPFILE; without a src_dir_fd Python calls link(2), which follows nothing.
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create_empty(path: Path, content: bytes, undo: ExitStack) -> None:
+    """As the reference does, where the file system has nothing better."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    undo.callback(_try_unlink, path)
+    try:
+        _write_all(descriptor, content)
+    finally:
+        os.close(descriptor)
 
 
 def _mark(path: Path, content: bytes, undo: ExitStack) -> None:

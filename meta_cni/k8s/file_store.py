@@ -279,7 +279,7 @@ class FileStore:
         self._write(path, yaml.safe_dump(document, sort_keys=False))
 
     def _write(self, path: Path, text: str) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.new")  # our lock is held: one that is left is taken again
         try:
             temporary.write_text(text)
             os.replace(temporary, path)

@@ -577,3 +577,18 @@ def test_unknown_key_is_left_to_the_binary():
     text = {"cniVersion": "1.0.0", "name": "net", "type": "tuning", "txQLen": 1, "numQueues": 4}
 
     assert "numQueues 4 is not built in" == tuning.Tuning.refuses(parse_plugin(json.dumps(text), "net"))
+
+
+def test_del_removes_what_a_killed_one_had_begun_to_write(host: Socket, pod: PodNetns, tmp_path: Path):
+    """The originals are written beside and renamed; nobody else knows of the file in between."""
+    previous = wire(pod, host)
+    call = ours("tuning", pod)
+    given = config(tmp_path, previous, mac=OTHER)
+    call("ADD", given)
+    for each in list(tmp_path.iterdir()):
+        each.with_suffix(".new").touch()
+
+    answer = call("DEL", given)
+
+    assert (({}, 0), []) == (answer, list(tmp_path.iterdir()))
+    unwire(host)

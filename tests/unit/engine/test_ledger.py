@@ -89,6 +89,19 @@ def test_full_disk_keeps_the_old_entry(ledger: Ledger, mocker):
     assert ["c"] == sorted(os.listdir(ledger.directory))
 
 
+def test_a_write_that_was_cut_off_leaves_one_file_that_goes_with_the_entry(ledger: Ledger, mocker):
+    """A daemon that was killed cleans up nothing; the DEL that follows does."""
+    mocker.patch("meta_cni.engine.ledger.os.replace", side_effect=KeyboardInterrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ledger.write(Entry("c", records=(RECORD,)))
+    left = sorted(os.listdir(ledger.directory))
+
+    ledger.remove("c")
+
+    assert ([".c.new"], []) == (left, os.listdir(ledger.directory))
+
+
 def test_lock_of_one_sandbox_waits_and_others_do_not(ledger: Ledger):
     """S-33 for calls of one container; different pods run side by side."""
     with ledger.locked("c", 1):

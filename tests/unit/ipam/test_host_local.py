@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_mock import MockerFixture
@@ -614,3 +616,33 @@ def test_a_file_that_cannot_be_removed_is_told_and_the_others_are(
     mocker.stopall()
     assert not (node / "blue" / "fd00::2").exists()
     assert (node / "blue" / "10.0.0.2").exists()
+
+
+@pytest.mark.parametrize("errno_", [errno.EOPNOTSUPP, errno.EISDIR])
+def test_a_file_system_without_unnamed_files_is_written_to_as_the_reference_does(
+    tmp_path: Path, mocker: MockerFixture, errno_: int
+):
+    """NFS and others: the address is handed out all the same."""
+    opened = os.open
+
+    def refuse(path: Any, flags: int, *more: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno_, os.strerror(errno_))
+        return opened(path, flags, *more)
+
+    mocker.patch.object(reservations.os, "open", refuse)
+
+    reservations.write(tmp_path, [ip_address("10.0.0.2")], ("c", "eth0"), {})
+
+    assert b"c\r\neth0" == (tmp_path / "10.0.0.2").read_bytes()
+
+
+def test_an_address_has_its_owner_before_it_has_a_name(tmp_path: Path, mocker: MockerFixture):
+    """Whoever is killed in between would leave an address that is nobody's, and never comes back."""
+    mocker.patch.object(reservations, "_write_all", side_effect=KeyboardInterrupt)
+    mocker.patch.object(reservations, "_try_unlink")
+
+    with pytest.raises(KeyboardInterrupt):
+        reservations.write(tmp_path, [ip_address("10.0.0.2")], ("c", "eth0"), {})
+
+    assert [] == os.listdir(tmp_path)

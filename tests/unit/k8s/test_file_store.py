@@ -52,6 +52,18 @@ def test_patch_is_laid_over_the_file_and_the_file_stays(store: FileStore):
     )
 
 
+def test_a_write_that_was_cut_off_leaves_nothing_after_the_next_one(store: FileStore, mocker):
+    """A daemon that is killed again and again must not fill the disk."""
+    mocker.patch("meta_cni.k8s.file_store.os.replace", side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.get(Kind.POD, "ns", "p")
+    mocker.stopall()
+
+    store.get(Kind.POD, "ns", "p")
+
+    assert [] == [each.name for each in store.state.iterdir() if each.name.startswith(".")]
+
+
 def test_edited_file_is_noticed_and_keeps_uid_and_patch(store: FileStore):
     """Editing by hand is how files are used."""
     old = store.patch(Kind.POD, "ns", "p", status("up"))
