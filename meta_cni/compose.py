@@ -64,6 +64,7 @@ from meta_cni.linux.namespaces import Namespaces
 from meta_cni.picture import Pod, PodInterface, Rail, Topology
 from meta_cni.settings import MULTUS_TYPES, LogOptions, Settings
 from meta_cni.settings import parse as parse_settings
+from meta_cni.shim import is_shim
 
 if TYPE_CHECKING:
     from meta_cni.daemon.spool import Spool
@@ -220,7 +221,9 @@ def _refuse_ipam(plugin: PluginConfig, policy: str, path: tuple[str, ...]) -> No
 
 
 def is_ourselves(binary: str) -> bool:
-    """Is a file the program that runs now, by inode or by content, under whatever name?"""
+    """Is a file our shim, or the program that runs now, by inode or by content, under whatever name?"""
+    if is_shim(binary):
+        return True
     own = Path(sys.argv[0])
     if not own.is_file() or (own.name.startswith("meta-") and own.name != "meta-cni"):
         return False

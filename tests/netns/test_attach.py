@@ -470,6 +470,18 @@ def test_type_that_is_ourselves_is_refused_by_what_it_is(node: Node, mocker):
     assert "is meta-cni itself" in node.fail()["msg"]
 
 
+@pytest.mark.parametrize("text", ["meta-cni 1 answer %d %zu", "meta-cni 27 answer "])
+def test_type_that_is_our_shim_is_refused_in_every_version(node: Node, text: str):
+    """P-14: it would come back to the daemon, which would wait for itself."""
+    node.script("multus", f"echo '{text}'")
+    node.nad("loop", {"cniVersion": "1.1.0", "type": "multus"})
+    node.nad("loops-for-addresses", {"cniVersion": "1.1.0", "type": "bridge", "ipam": {"type": "multus"}})
+
+    for network in ("loop", "loops-for-addresses"):
+        node.annotate(network)
+        assert f"is meta-cni itself ({node.root}/bin/multus)" in node.fail()["msg"]
+
+
 def test_call_by_our_own_delegate_is_refused(node: Node):
     """A wrapper script hides what it calls; the environment tells."""
     assert 4 == node.fail(META_CNI_CHAIN="sandbox")["code"]

@@ -18,6 +18,7 @@ from meta_cni.cni import version as versions
 from meta_cni.daemon import wire
 from meta_cni.daemon.spool import Spool
 from meta_cni.daemon.wire import Call
+from meta_cni.shim import is_shim
 
 SOURCE = Path(__file__).parents[3] / "meta_cni" / "shim"
 GOLDEN = Path(__file__).parents[2] / "golden" / "wire"
@@ -301,6 +302,19 @@ def test_a_socket_s_path_that_is_too_long_is_told(run: Run):
     assert (1, 11) == (code, json.loads(printed)["code"])
 
 
+def test_a_shim_is_known_under_every_name(binary: list[str], tmp_path: Path):
+    """Nothing may ever be delegated to it, and an uninstallation removes it alone."""
+    other = tmp_path / "bridge"
+    other.write_text("#!/bin/sh\n# talks to meta-cni 1\n")
+    large = tmp_path / "large"
+    large.write_bytes(b"meta-cni 1 answer " + bytes(5 << 20))
+
+    known = [is_shim(each) for each in (binary[0], SOURCE / "shim.py")]
+
+    assert [True, True] == known
+    assert [False] * 4 == [is_shim(each) for each in (other, large, tmp_path, tmp_path / "gone")]
+
+
 def test_what_is_executed_needs_nothing(binary: list[str], tmp_path: Path):
     """Static where the C library allows it: hosts have other libraries, or none."""
     made = tmp_path / "static"
@@ -311,3 +325,4 @@ def test_what_is_executed_needs_nothing(binary: list[str], tmp_path: Path):
 
     assert b"supportedVersions" in told.stdout
     assert os.access(made, os.X_OK)
+    assert is_shim(made)
