@@ -283,7 +283,7 @@ def _by_path(config: PluginConfig, interface: str) -> Mapping[str, str]:
 
 def _sysctls(config: PluginConfig) -> list[tuple[Section, list[str]]]:
     """The sections that have sysctls, weakest first, with their keys as written, repeated ones too."""
-    raw_cni = RawObject.parse("{}", "args: cni")
+    raw_cni = RawObject.of(())
     if _pod_args(config).values:
         raw_args = RawObject.parse(config.raw.text_of("args") or "{}", "args")
         raw_cni = RawObject.parse(raw_args.text_of("cni") or "{}", "args: cni")

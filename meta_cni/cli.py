@@ -68,7 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     daemon.add_argument("--spool", metavar="DIR", default=SPOOL, help="default: %(default)s")
     daemon.add_argument("--workers", metavar="N", type=_positive, default=4 * (os.cpu_count() or 1))
     daemon.add_argument("--queue", metavar="N", type=_positive, default=1000, help="calls that may wait")
-    daemon.add_argument("--log-level", choices=("error", "verbose", "debug"), default="verbose")
+    daemon.add_argument("--log-level", choices=("panic", "error", "verbose", "debug"))
+    daemon.add_argument(
+        "--config", metavar="FILE", help="what to put into our configuration, as the file of Multus' daemon"
+    )
+    daemon.add_argument(
+        "--conf-dir", metavar="DIR", help=f"generate our configuration here, like {CONFIG_DIRECTORY}"
+    )
+    daemon.add_argument("--remove-configuration-on-stop", action="store_true")
     for command in (plan, attach, detach, attachments):
         command.add_argument(
             "--config", metavar="FILE", help=f"our configuration; else the first in {CONFIG_DIRECTORY}"
@@ -92,9 +99,14 @@ def _positive(text: str) -> int:
 
 def _daemon(parsed: argparse.Namespace) -> int:
     from meta_cni import compose  # noqa: PLC0415
+    from meta_cni.daemon.configuration import open_options  # noqa: PLC0415
 
+    options = open_options(
+        parsed.config, parsed.conf_dir, is_removed_on_stop=parsed.remove_configuration_on_stop
+    )
+    log_level = parsed.log_level or (options.log_level if options else "") or "verbose"
     is_done = compose.run_daemon(
-        Path(parsed.socket), Path(parsed.spool), parsed.log_level, parsed.workers, parsed.queue
+        Path(parsed.socket), Path(parsed.spool), log_level, parsed.workers, parsed.queue, options
     )
     return 0 if is_done else 1
 

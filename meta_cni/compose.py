@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -67,6 +68,7 @@ from meta_cni.settings import parse as parse_settings
 from meta_cni.shim import is_shim
 
 if TYPE_CHECKING:
+    from meta_cni.daemon.configuration import Generator, Options
     from meta_cni.daemon.spool import Spool
     from meta_cni.daemon.wire import Call
 
@@ -403,12 +405,15 @@ def serve(environment: Mapping[str, str], stdin: bytes, memory: Memory | None = 
         return encode(CNIError(f"a bug in meta-cni: {error!r}").to_json(version)), 1
 
 
-def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: int) -> bool:
+def run_daemon(
+    socket: Path, spool: Path, log_level: str, workers: int, queue: int, options: "Options | None" = None
+) -> bool:
     """
     Serve the shims of a node until SIGTERM or SIGINT; returns whether everything was done by then.
 
-    What waits in the spool is done before anybody is served. Raises IOFailure when the socket is
-    served already, or is not in a directory of our own.
+    What waits in the spool is done before anybody is served. With `options`, our configuration is
+    generated meanwhile. Raises IOFailure when the socket is served already, or is not in a
+    directory of our own.
     """
     from meta_cni.daemon.server import Errand, Limits, Server, own_directory  # noqa: PLC0415 - a call needs none
     from meta_cni.daemon.spool import Spool  # noqa: PLC0415
@@ -430,7 +435,49 @@ def run_daemon(socket: Path, spool: Path, log_level: str, workers: int, queue: i
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
-    return server.run()
+    if options is None:
+        return server.run()
+    _log_as(options, log_level)
+    over = threading.Event()
+    generating = threading.Thread(target=generator_of(options).run, args=(over,), name="configuration")
+    generating.start()
+    try:
+        return server.run()
+    finally:
+        over.set()
+        generating.join()
+
+
+def generator_of(options: "Options") -> "Generator":
+    """What keeps our configuration as it should be; it knows the node's plugins."""
+    from meta_cni.daemon.configuration import Generator  # noqa: PLC0415
+
+    if options.ignored:
+        LOG.warning("keys of Multus' server that have no effect: %s", ", ".join(options.ignored))
+    path = (options.bin_dir,)
+    request = Request("STATUS", "", "", "", {}, path, os.environ, b"")
+    settings = _settings_of(options)
+
+    def is_own(plugin_type: str) -> bool:
+        return is_ourselves(os.path.join(options.bin_dir, plugin_type))
+
+    def status(network: NetworkConfig) -> None:
+        for plugin in network.plugins:
+            text = plugin.execution({}).raw.text()
+            status_of(text, network.name, path=path, request=request, settings=settings)
+
+    return Generator(options, is_own, status)
+
+
+def _settings_of(options: "Options") -> Settings:
+    return parse_settings(RawObject.of(options.merged).values(), ())[0]
+
+
+def _log_as(options: "Options", log_level: str) -> None:
+    """The daemon logs into the `logFile` of its own file, too."""
+    settings = _settings_of(options)
+    if settings.log_file:
+        log_to(replace(settings, log_level=log_level))
 
 
 def _handle(call: "Call", marks: Mapping[str, str], memory: Memory) -> tuple[bytes, int]:

@@ -133,6 +133,12 @@ class RawObject:
             raise DecodeFailure(f"decode {what}: expected a JSON object, got {kind_of(value)}")
         return cls(tuple(_split_members(as_text(text, what).strip(SPACE))), value)
 
+    @classmethod
+    def of(cls, members: Iterable[tuple[str, str]]) -> "RawObject":
+        """An object of members whose texts are known to be JSON."""
+        kept = tuple(members)
+        return cls(kept, {key: _DECODER.decode(text) for key, text in kept})
+
     def values(self) -> dict[str, object]:
         """The members decoded; of equal keys the last one counts, as in Go."""
         return dict(self.decoded)

@@ -95,10 +95,6 @@ def test_elements_are_kept_byte_for_byte(elements: list[str], space: str):
     assert () == raw.elements_of("delegates")
 
 
-def of(members: list[tuple[str, str]]) -> RawObject:
-    return RawObject(tuple(members), {name: json.loads(text) for name, text in members})
-
-
 NAMES = st.sampled_from(["name", "Name", "NAME", "mtu", "MTU", "ipam", "é", "É"])
 
 
@@ -106,7 +102,7 @@ NAMES = st.sampled_from(["name", "Name", "NAME", "mtu", "MTU", "ipam", "é", "É
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=5), NAMES, st.none() | st.integers() | st.text(max_size=5))
 def test_put_sets_one_member_and_no_other(members: list[tuple[str, str]], key: str, value: object):
     """In whatever case it was written, and in its place; the others keep text and order."""
-    before = of(members)
+    before = RawObject.of(members)
 
     after = before.put(key, value)
 
@@ -124,7 +120,7 @@ def test_put_sets_one_member_and_no_other(members: list[tuple[str, str]], key: s
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=5), NAMES)
 def test_drop_takes_a_member_out_in_any_case(members: list[tuple[str, str]], key: str):
     """A leftover "PrevResult" would be read by every Go plugin."""
-    after = of(members).drop(key)
+    after = RawObject.of(members).drop(key)
 
     assert [member for member in members if member[0].casefold() != key.casefold()] == list(after.members)
     assert after.text_of(key) is None
