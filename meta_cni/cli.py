@@ -6,8 +6,10 @@ The command line: what would be done, what is wrong, what is attached; attach an
     meta-cni attach NETNS --pod FILE   as a container runtime would
     meta-cni detach NETNS
     meta-cni attachments [-o json|svg]
+    meta-cni install [--name multus]   the shim into the runtime's plugin directory
     meta-cni install --plugins DIR     the built-in delegates as plugins for any runtime
-    meta-cni daemon                    serve the calls that shims hand on
+    meta-cni daemon [--conf-dir DIR]   serve the calls that shims hand on; generate our configuration
+    meta-cni uninstall                 the node as it was before
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 CONFIG_DIRECTORY = "/etc/cni/net.d"
 SOCKET = "/run/meta-cni/meta-cni.sock"
 SPOOL = "/var/lib/meta-cni/spool"
+INSTALLED = "/var/lib/meta-cni/installed"
 PLUGIN_PATH = "/opt/cni/bin:/usr/lib/cni"
 
 
@@ -61,8 +64,19 @@ def _parser() -> argparse.ArgumentParser:
     detach.add_argument("netns", metavar="NETNS")
     attachments = _command(commands, "attachments", _attachments, "what is attached on this node")
     attachments.add_argument("-o", "--output", choices=("table", "json", "svg"), default="table")
-    install = _command(commands, "install", _install, "the built-in delegates as plugins for any runtime")
-    install.add_argument("--plugins", metavar="DIR", required=True, help="the runtime's plugin directory")
+    install = _command(commands, "install", _install, "the shim, or the plugins, for a container runtime")
+    install.add_argument("--plugins", metavar="DIR", help="the built-in delegates there, as meta-bridge ...")
+    install.add_argument("--name", metavar="NAME", action="append", help="of the shim; default: meta-cni")
+    install.add_argument("--shim", metavar="FILE", help="shim.c compiled; else it is compiled here")
+    uninstall = _command(commands, "uninstall", _uninstall, "the node as it was before install and daemon")
+    uninstall.add_argument("--config", metavar="FILE", help="the daemon's; it says where things are")
+    uninstall.add_argument("--conf-dir", metavar="DIR", help=f"default: {CONFIG_DIRECTORY}")
+    uninstall.add_argument("--cni-dir", metavar="DIR", help="of the ledger; default: /var/lib/cni/multus")
+    uninstall.add_argument("--socket", metavar="PATH", default=SOCKET, help="default: %(default)s")
+    for command in (install, uninstall):
+        command.add_argument("--bin-dir", metavar="DIR", help="the runtime's plugins; default: /opt/cni/bin")
+        command.add_argument("--state", metavar="DIR", default=INSTALLED, help="default: %(default)s")
+        command.add_argument("--spool", metavar="DIR", default=SPOOL, help="default: %(default)s")
     daemon = _command(commands, "daemon", _daemon, "serve the calls that shims hand on, until SIGTERM")
     daemon.add_argument("--socket", metavar="PATH", default=SOCKET, help="default: %(default)s")
     daemon.add_argument("--spool", metavar="DIR", default=SPOOL, help="default: %(default)s")
@@ -270,10 +284,44 @@ def _attachments(parsed: argparse.Namespace) -> int:
 
 def _install(parsed: argparse.Namespace) -> int:
     from meta_cni import standalone  # noqa: PLC0415
+    from meta_cni.daemon import install  # noqa: PLC0415
 
-    for path in standalone.install(Path(parsed.plugins)):
-        print(path)
+    if parsed.plugins:
+        for path in standalone.install(Path(parsed.plugins)):
+            print(path)
+    if not parsed.plugins or parsed.bin_dir or parsed.name or parsed.shim:
+        shim = install.find_shim(Path(parsed.shim) if parsed.shim else None)
+        for line in install.install(_places(parsed), shim, parsed.name or ["meta-cni"]):
+            print(line)
     return 0
+
+
+def _uninstall(parsed: argparse.Namespace) -> int:
+    from meta_cni.daemon import install  # noqa: PLC0415
+
+    outcome = install.uninstall(_places(parsed))
+    for line in outcome.done:
+        print(line)
+    for line in (*outcome.told, *(each.message for each in outcome.errors)):
+        print(f"meta-cni: {line}", file=sys.stderr)
+    return 1 if outcome.errors else 0
+
+
+def _places(parsed: argparse.Namespace) -> Any:
+    """Where things are: of the command line, else of the daemon's file, else where they always are."""
+    from meta_cni.daemon.configuration import Options, open_options  # noqa: PLC0415
+    from meta_cni.daemon.install import Places  # noqa: PLC0415
+
+    given = vars(parsed)
+    options = open_options(given.get("config"), given.get("conf_dir")) or Options()
+    return Places(
+        directory=Path(parsed.bin_dir or options.bin_dir),
+        configurations=options.directory,
+        state=Path(parsed.state),
+        spool=Path(parsed.spool),
+        cni_dir=Path(given.get("cni_dir") or options.cni_dir),
+        socket=Path(given.get("socket") or SOCKET),
+    )
 
 
 def _rows(found: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:

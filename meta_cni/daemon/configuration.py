@@ -93,6 +93,7 @@ class Options:
     """`primaryStatus`: the primary's plugins must answer STATUS before anything is written."""
     readiness_file: str = ""
     bin_dir: str = "/opt/cni/bin"
+    cni_dir: str = "/var/lib/cni/multus"
     log_level: str = ""
     merged: tuple[tuple[str, str], ...] = ()
     """All other keys, each with its JSON text."""
@@ -136,6 +137,7 @@ def parse(text: str | bytes, where: str) -> Options:
     return Options(
         **values,
         bin_dir=parsed.bin_dir,
+        cni_dir=parsed.cni_dir,
         readiness_file=parsed.readiness_file,
         merged=merged.members,
         ignored=ignored,

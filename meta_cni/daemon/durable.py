@@ -19,16 +19,38 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def replace(path: Path, content: bytes, mode: int) -> None:
-    """Put a file into its place; raises IOFailure, and then what was there is there still."""
+def replace(path: Path, content: bytes, mode: int, like: os.stat_result | None = None) -> None:
+    """
+    Put a file into its place; raises IOFailure, and then what was there is there still.
+
+    It gets the owner and the times of `like`.
+    """
     new = beside(path)
     try:
         new.unlink(missing_ok=True)
         with open(new, "xb", opener=_private) as file:
             file.write(content)
             file.flush()
+            if like is not None:
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)
             os.fchmod(file.fileno(), mode)
+            if like is not None:
+                os.utime(file.fileno(), ns=(like.st_atime_ns, like.st_mtime_ns))
             os.fsync(file.fileno())
+        os.replace(new, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise IOFailure(f"write {path}: {error.strerror}") from None
+
+
+def replace_by_link(path: Path, target: str) -> None:
+    """Put a symbolic link into its place, as replace() does."""
+    new = beside(path)
+    try:
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
         os.replace(new, path)
         sync_directory(path.parent)
     except OSError as error:
