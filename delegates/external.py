@@ -18,13 +18,19 @@ class External:
     """One attachment by an executed plugin."""
 
     def __init__(
-        self, config: PluginConfig, attachment: Attachment, binary: str, environment: Mapping[str, str]
+        self,
+        config: PluginConfig,
+        attachment: Attachment,
+        binary: str,
+        environment: Mapping[str, str],
+        root: str = "",
     ) -> None:
-        """`environment` is complete but for CNI_COMMAND."""
+        """`environment` is complete but for CNI_COMMAND; `root` is / for the plugin, if not ours."""
         self.config = config
         self.attachment = attachment
         self.binary = binary
         self.environment = environment
+        self.root = root
 
     def add(self, previous: Result | None) -> Result:
         """Execute ADD; raises DelegateFailed or DelegateTimedOut."""
@@ -51,4 +57,5 @@ class External:
             {**self.environment, "CNI_COMMAND": command},
             self.attachment.deadline_s,
             self.config.network,
+            self.root,
         )

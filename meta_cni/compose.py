@@ -157,8 +157,13 @@ def _valid(section: Section) -> frozenset[tuple[str, str]] | None:
 class Memory:
     """What a daemon keeps from one request to the next; a single call begins with nothing."""
 
-    def __init__(self, *, is_remembering: bool = False) -> None:
-        """`is_remembering`: there will be more requests than one."""
+    def __init__(self, *, is_remembering: bool = False, root: str = "") -> None:
+        """
+        `is_remembering`: there will be more requests than one.
+
+        `root` is where the node's file system is, for a daemon in a container: / for executed plugins.
+        """
+        self.root = root
         self.directories = Directories(is_remembering=is_remembering)
         self._stores: dict[tuple[str, str], FileStore] = {}
 
@@ -186,8 +191,8 @@ def engine_of(settings: Settings, request: Request, memory: Memory) -> Engine:
         store=store_of(settings, memory) if request.command in ("ADD", "STATUS") else None,
         choose=partial(choose, path=path),
         construct=partial(construct, request=request, memory=memory),
-        status_of=partial(status_of, path=path, request=request, settings=settings),
-        collect=partial(collect, path=path, request=request),
+        status_of=partial(status_of, path=path, request=request, settings=settings, root=memory.root),
+        collect=partial(collect, path=path, request=request, root=memory.root),
         salvage=partial(salvage, settings=settings),
     )
     return Engine(settings, world)
@@ -263,10 +268,10 @@ def construct(
             interface=record.interface,
             cni_args=record.cni_args,
             environment=environment,
-            path=record.path,
             deadline_s=record.deadline_s,
             policy=executed.ipam_policy,
             directories=memory.directories,
+            root=memory.root,
         )
     attachment = Attachment(
         container_id=variables["CNI_CONTAINERID"],
@@ -281,11 +286,11 @@ def construct(
     )
     if executed.is_builtin:
         return delegates.load(executed.type)(plugin, attachment)
-    return External(plugin, attachment, executed.binary, environment)
+    return External(plugin, attachment, executed.binary, environment, memory.root)
 
 
 def status_of(
-    text: str, network: str, *, path: tuple[str, ...], request: Request, settings: Settings
+    text: str, network: str, *, path: tuple[str, ...], request: Request, settings: Settings, root: str = ""
 ) -> None:
     """STATUS of one plugin of a network: ours looks itself, an executed one is asked from 1.1.0 on."""
     plugin = parse_plugin(text, f"network {network}")
@@ -296,18 +301,18 @@ def status_of(
         ipam.status(
             plugin,
             environment=invoke.environment(request.environment, {"CNI_PATH": ":".join(path)}),
-            path=path,
             deadline_s=STATUS_DEADLINE_S,
             policy=execution.ipam_policy,
+            root=root,
         )
     elif versions.at_least(plugin.cni_version, "1.1.0"):
         variables = {"CNI_COMMAND": "STATUS", "CNI_PATH": ":".join(path)}
         environment = invoke.environment(request.environment, variables)
-        invoke.run(execution.binary, text.encode(), environment, STATUS_DEADLINE_S, network)
+        invoke.run(execution.binary, text.encode(), environment, STATUS_DEADLINE_S, network, root)
 
 
 def collect(
-    record: Record, valid: frozenset[tuple[str, str]], *, path: tuple[str, ...], request: Request
+    record: Record, valid: frozenset[tuple[str, str]], *, path: tuple[str, ...], request: Request, root: str
 ) -> None:
     """GC of one network: host-local's files, and every executed plugin from 1.1.0 on."""
     listed = [{"containerID": container_id, "ifname": name} for container_id, name in sorted(valid)]
@@ -321,16 +326,16 @@ def collect(
                     plugin,
                     valid,
                     environment=invoke.environment(request.environment, {"CNI_PATH": ":".join(path)}),
-                    path=path,
                     deadline_s=record.deadline_s,
                     policy=executed.ipam_policy,
+                    root=root,
                 )
             elif versions.at_least(record.cni_version, "1.1.0"):
                 given = plugin.execution({"cni.dev/valid-attachments": listed, "cni.dev/attachments": listed})
                 variables = {"CNI_COMMAND": "GC", "CNI_PATH": ":".join(path)}
                 environment = invoke.environment(request.environment, variables)
                 text = given.raw.text().encode()
-                invoke.run(executed.binary, text, environment, record.deadline_s, record.network)
+                invoke.run(executed.binary, text, environment, record.deadline_s, record.network, root)
         except CNIError as error:
             errors.append(error)
     if errors:
@@ -423,9 +428,10 @@ def run_daemon(
     for plugin_type in delegates.BUILTIN:
         delegates.load(plugin_type)
     kept = Spool(spool)
+    memory = Memory(is_remembering=True, root=options.root if options else "")
     found = own_directory(socket.parent)
     mark = f"{found.st_dev}:{found.st_ino}"
-    handle = partial(_handle, marks={DAEMON: mark}, memory=Memory(is_remembering=True))
+    handle = partial(_handle, marks={DAEMON: mark}, memory=memory)
     server = Server(
         socket,
         partial(kept.serve, handle=handle),
@@ -464,7 +470,7 @@ def generator_of(options: "Options") -> "Generator":
     def status(network: NetworkConfig) -> None:
         for plugin in network.plugins:
             text = plugin.execution({}).raw.text()
-            status_of(text, network.name, path=path, request=request, settings=settings)
+            status_of(text, network.name, path=path, request=request, settings=settings, root=options.root)
 
     return Generator(options, is_own, status)
 

@@ -6,15 +6,18 @@ what it prints is read only up to a bound. Nobody's pipe is waited for longer th
 a grandchild that holds it must not hold us.
 """
 
+import ctypes
 import errno
 import os
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from meta_cni.cni import result as results
 from meta_cni.cni.config import decode
@@ -30,6 +33,7 @@ STDOUT_BYTES = 16 * 2**20
 STDERR_BYTES = 64 * 2**10
 PIPE_BYTES = 64 * 2**10  # pipe(7): what a pipe holds, so the most that one read brings
 SHOWN_CHARACTERS = 200
+CLONE_FS = 0x200  # <linux/sched.h>
 STDIN_LINK = "/memfd:stdin (deleted)"
 """What a plugin's /proc/<pid>/fd/0 leads to."""
 PARAMETERS = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
@@ -61,16 +65,27 @@ def environment(base: Mapping[str, str], values: Mapping[str, str]) -> dict[str,
     return {**kept, **values}
 
 
-def run(binary: str, stdin: bytes, variables: Mapping[str, str], deadline_s: float, network: str) -> bytes:
+def run(
+    binary: str,
+    stdin: bytes,
+    variables: Mapping[str, str],
+    deadline_s: float,
+    network: str,
+    root: str = "",
+) -> bytes:
     """
     Execute a plugin with a complete environment; returns what it printed.
 
-    Raises DelegateFailed with the plugin's own code and text, DelegateTimedOut when it was
-    killed at its deadline.
+    `root` is the directory that is / for it, where that is another one than ours. Raises
+    DelegateFailed with the plugin's own code and text, DelegateTimedOut when it was killed at its
+    deadline.
     """
     what = _named(network, os.path.basename(binary))
     deadline = time.monotonic() + deadline_s
-    process = _start(binary, stdin, variables, deadline, what)
+    execute = partial(_execute, binary, stdin, variables)
+    if root:
+        execute = partial(_below, root, execute)
+    process = _start(binary, execute, deadline, what)
     try:
         printed = _read(process, deadline, what)
         status = process.wait(max(0.0, deadline - time.monotonic()))
@@ -91,12 +106,12 @@ def _named(network: str, plugin_type: str) -> str:
 
 
 def _start(
-    binary: str, stdin: bytes, variables: Mapping[str, str], deadline: float, what: str
+    binary: str, execute: "Callable[[], subprocess.Popen[bytes]]", deadline: float, what: str
 ) -> "subprocess.Popen[bytes]":
     """Execute the file; one that is being written (ETXTBSY) is tried again."""
     for attempt in range(BUSY_TRIES):
         try:
-            return _execute(binary, stdin, variables)
+            return execute()
         except OSError as error:
             is_last = attempt == BUSY_TRIES - 1 or time.monotonic() + BUSY_PAUSE_S > deadline
             if error.errno != errno.ETXTBSY or is_last:
@@ -120,6 +135,27 @@ def _execute(binary: str, stdin: bytes, variables: Mapping[str, str]) -> "subpro
             env=dict(variables),
             start_new_session=True,
         )
+
+
+def _below(root: str, execute: "Callable[[], subprocess.Popen[bytes]]") -> "subprocess.Popen[bytes]":
+    """
+    Start a process on a thread that has another root directory, and dies with it.
+
+    A child has the root of the thread that makes it; threads share theirs until unshare(2). To
+    change that of the whole daemon for a moment would change it for all of its threads.
+    """
+
+    def work() -> "subprocess.Popen[bytes]":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_FS):
+            number = ctypes.get_errno()
+            raise OSError(number, f"unshare: {os.strerror(number)}")
+        os.chroot(root)
+        os.chdir("/")
+        return execute()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def _serve(kind: type[BuiltIn], request: Request, config: PluginConfig) -> Resul
     if request.command == "STATUS":
         kind.status(config)
         environment = invoke.environment(request.environment, _cni_variables(request))
-        ipam.status(config, environment=environment, path=request.path, deadline_s=DEADLINE_S)
+        ipam.status(config, environment=environment, deadline_s=DEADLINE_S)
         return None
     if request.command == "ADD":
         _refuse(kind, config)
@@ -213,7 +213,6 @@ def _addresses(request: Request, config: PluginConfig) -> ipam.Addresses:
         interface=request.interface,
         cni_args=request.args,
         environment=invoke.environment(request.environment, _cni_variables(request)),
-        path=request.path,
         deadline_s=DEADLINE_S,
     )
 
@@ -246,6 +245,5 @@ def _collect(kind: type[BuiltIn], config: PluginConfig, request: Request) -> Non
         config,
         valid,
         environment=invoke.environment(request.environment, _cni_variables(request)),
-        path=request.path,
         deadline_s=DEADLINE_S,
     )

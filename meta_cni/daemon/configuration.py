@@ -53,7 +53,6 @@ REPEATS, REPEATS_WITHIN_S = 5, 60.0
 LOG = logging.getLogger("meta_cni")
 
 SERVER_KEYS = (
-    "chrootDir",
     "socketDir",
     "daemonSocketDir",
     "perNodeCertificate",
@@ -65,6 +64,7 @@ SERVER_KEYS = (
 OWN_KEYS = (
     *("cniConfigDir", "multusAutoconfigDir", "multusConfigFile", "multusMasterCNI", "cniVersion"),
     *("forceCNIVersion", "name", "overrideNetworkName", "type", "capabilities", "primaryStatus"),
+    "chrootDir",
 )
 """How our configuration is generated; all others are put into it as they are."""
 GIVEN = ("delegates", "plugins", "prevResult", "runtimeConfig", MARKER)
@@ -91,6 +91,8 @@ class Options:
     capabilities: tuple[str, ...] = ()
     is_status_asked: bool = False
     """`primaryStatus`: the primary's plugins must answer STATUS before anything is written."""
+    root: str = ""
+    """`chrootDir`: where the node's file system is, for a daemon in a container."""
     readiness_file: str = ""
     bin_dir: str = "/opt/cni/bin"
     cni_dir: str = "/var/lib/cni/multus"
@@ -155,6 +157,13 @@ def _directory(section: Section, *keys: str) -> Path:
     return Path(DIRECTORY)
 
 
+def _root(section: Section) -> str:
+    text = section.string("chrootDir")
+    if text and not Path(text).is_dir():
+        raise section.wrong("chrootDir", "the directory where the node's file system is mounted")
+    return "" if text == "/" else text
+
+
 def _master(section: Section) -> str:
     if section.string("multusConfigFile", "auto") != "auto":
         raise section.wrong(
@@ -207,6 +216,7 @@ READ: dict[str, Callable[[Section], Any]] = {
     "capabilities": _capabilities,
     "is_status_asked": lambda section: section.boolean("primaryStatus"),
     "log_level": _log_level,
+    "root": _root,
 }
 """Attribute -> how it is read."""
 

@@ -45,16 +45,17 @@ def open_addresses(
     interface: str,
     cni_args: Mapping[str, str],
     environment: Mapping[str, str],
-    path: Sequence[str],
     deadline_s: float,
     policy: str = "auto",
     directories: Directories | None = None,
+    root: str = "",
 ) -> Addresses:
     """
     The addresses of one attachment; `config` is the whole standard input of its plugin.
 
     `policy` is a delegatePolicy: auto, builtin or exec; `directories` is what a daemon remembers
-    of host-local's. Raises BadConfig when the ipam section
+    of host-local's; an executed plugin is looked for in the environment's CNI_PATH, and `root` is /
+    for it. Raises BadConfig when the ipam section
     is wrong, DelegateFailed when its plugin is not there. Nothing is touched.
     """
     plugin_type = config.ipam_type
@@ -65,7 +66,12 @@ def open_addresses(
             return Static(static.parse(config, cni_args))
         options = host_local.parse(config, cni_args)
         return HostLocal(options, container_id, interface, deadline_s, directories or Directories())
-    return External(config, invoke.find(plugin_type, path), environment, deadline_s)
+    return External(config, invoke.find(plugin_type, _path(environment)), environment, deadline_s, root)
+
+
+def _path(environment: Mapping[str, str]) -> Sequence[str]:
+    """CNI_PATH, where an IPAM plugin is looked for, too."""
+    return environment.get("CNI_PATH", "").split(":")
 
 
 def is_executed(config: PluginConfig, policy: str) -> bool:
@@ -95,13 +101,13 @@ def status(
     config: PluginConfig,
     *,
     environment: Mapping[str, str],
-    path: Sequence[str],
     deadline_s: float,
     policy: str = "auto",
+    root: str = "",
 ) -> None:
     """STATUS: raise NotAvailable, or what an executed plugin says, when no address could be had."""
     try:
-        addresses = _unattached(config, environment, path, deadline_s, policy)
+        addresses = _unattached(config, environment, deadline_s, policy, root)
     except CNIError as error:
         raise NotAvailable(error.message, error.details) from None
     if isinstance(addresses, HostLocal | External):
@@ -113,12 +119,12 @@ def reclaim(
     valid: frozenset[tuple[str, str]],
     *,
     environment: Mapping[str, str],
-    path: Sequence[str],
     deadline_s: float,
     policy: str = "auto",
+    root: str = "",
 ) -> None:
     """GC: release what belongs to no valid (container id, interface) of this network."""
-    addresses = _unattached(config, environment, path, deadline_s, policy)
+    addresses = _unattached(config, environment, deadline_s, policy, root)
     if isinstance(addresses, HostLocal):
         host_local.reclaim(addresses.options.directory, valid, deadline_s)
     elif isinstance(addresses, External):
@@ -128,9 +134,9 @@ def reclaim(
 def _unattached(
     config: PluginConfig,
     environment: Mapping[str, str],
-    path: Sequence[str],
     deadline_s: float,
     policy: str,
+    root: str,
 ) -> Addresses:
     """The addresses of a network, for verbs that concern no container."""
     return open_addresses(
@@ -139,9 +145,9 @@ def _unattached(
         interface="",
         cni_args={},
         environment=environment,
-        path=path,
         deadline_s=deadline_s,
         policy=policy,
+        root=root,
     )
 
 

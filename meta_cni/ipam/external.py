@@ -24,6 +24,8 @@ class External:
     binary: str
     environment: Mapping[str, str]
     deadline_s: float
+    root: str = ""
+    """What is / for the plugin, if not ours."""
 
     @property
     def is_none(self) -> bool:
@@ -74,5 +76,10 @@ class External:
     def _run(self, command: str, config: PluginConfig) -> bytes:
         variables = {**self.environment, "CNI_COMMAND": command}
         return invoke.run(
-            self.binary, config.raw.text().encode(), variables, self.deadline_s, self.config.network
+            self.binary,
+            config.raw.text().encode(),
+            variables,
+            self.deadline_s,
+            self.config.network,
+            self.root,
         )

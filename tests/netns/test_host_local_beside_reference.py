@@ -102,7 +102,6 @@ def by_us(case: Case, directory: Path) -> Answer:
             interface="eth0",
             cni_args=parse_args(case.arguments),
             environment={},
-            path=(),
             deadline_s=30,
             policy="builtin",
         )

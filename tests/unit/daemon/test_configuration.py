@@ -126,8 +126,9 @@ def test_the_daemon_s_keys_are_put_in_as_they_are():
     """Settings, and what nobody knows; not what is the daemon's own."""
     options = configuration.parse(
         '{"cniDir": "/state", "Unknown": 1.50, "logLevel": "debug", "readinessindicatorfile": "/r", '
-        '"cniConfigDir": "/a", "multusAutoconfigDir": "/b", "multusConfigFile": "auto", "chrootDir": "/h", '
-        '"capabilities": {"mac": true, "ips": false}, "type": "multus-shim", "name": "mine", '
+        '"cniConfigDir": "/a", "multusAutoconfigDir": "/b", "multusConfigFile": "auto", '
+        '"chrootDir": "/proc", "capabilities": {"mac": true, "ips": false}, "type": "multus-shim", '
+        '"name": "mine", '
         '"cniVersion": "1.1.0", "multusMasterCNI": "9.json", "socketDir": "/run/multus/", "binDir": "/bin"}',
         "f",
     )
@@ -156,7 +157,8 @@ def test_the_daemon_s_keys_are_put_in_as_they_are():
         options.bin_dir,
         options.log_level,
     )
-    assert ("chrootDir", "socketDir") == options.ignored
+    assert ("socketDir",) == options.ignored
+    assert "/proc" == options.root
 
 
 def test_a_version_can_be_forced_upon_the_embedded_primary():

@@ -38,8 +38,7 @@ def opened(plugin: PluginConfig, path: tuple[str, ...], policy: str = "auto") ->
         container_id="c1",
         interface="eth0",
         cni_args={},
-        environment={},
-        path=path,
+        environment={"CNI_PATH": ":".join(path)},
         deadline_s=10,
         policy=policy,
     )
@@ -128,10 +127,10 @@ def test_a_plan_says_where_addresses_come_from(plugin: PluginConfig, expected: s
 def test_status_asks_whoever_would_serve(path: tuple[str, ...]):
     """No IPAM, and static, can always serve."""
     for plugin in (config(), config(type="static")):
-        ipam.status(plugin, environment={}, path=path, deadline_s=10)
+        ipam.status(plugin, environment={"CNI_PATH": ":".join(path)}, deadline_s=10)
 
     with pytest.raises(DelegateFailed, match="plugin pool: not now") as failed:
-        ipam.status(config(type="pool"), environment={}, path=path, deadline_s=10)
+        ipam.status(config(type="pool"), environment={"CNI_PATH": ":".join(path)}, deadline_s=10)
 
     assert 50 == failed.value.code
 
@@ -140,7 +139,7 @@ def test_status_asks_whoever_would_serve(path: tuple[str, ...]):
 def test_status_of_what_cannot_be_opened_is_not_available(plugin: PluginConfig):
     """An ADD could not be served."""
     with pytest.raises(NotAvailable, match=r"expected it in no directory|no IP ranges specified"):
-        ipam.status(plugin, environment={}, path=(), deadline_s=10)
+        ipam.status(plugin, environment={}, deadline_s=10)
 
 
 def test_reclaim_asks_whoever_serves(tmp_path: Path, path: tuple[str, ...]):
@@ -148,9 +147,11 @@ def test_reclaim_asks_whoever_serves(tmp_path: Path, path: tuple[str, ...]):
     plugin = local(dataDir=str(tmp_path))
     opened(plugin, path).acquire()
 
-    ipam.reclaim(plugin, frozenset(), environment={}, path=path, deadline_s=10)
-    ipam.reclaim(config(), frozenset(), environment={}, path=path, deadline_s=10)
+    ipam.reclaim(plugin, frozenset(), environment={"CNI_PATH": ":".join(path)}, deadline_s=10)
+    ipam.reclaim(config(), frozenset(), environment={"CNI_PATH": ":".join(path)}, deadline_s=10)
     with pytest.raises(DelegateFailed, match="plugin pool: not now"):
-        ipam.reclaim(config(type="pool"), frozenset(), environment={}, path=path, deadline_s=10)
+        ipam.reclaim(
+            config(type="pool"), frozenset(), environment={"CNI_PATH": ":".join(path)}, deadline_s=10
+        )
 
     assert not (tmp_path / "blue" / "10.0.0.2").exists()
