@@ -235,7 +235,10 @@ def is_ourselves(binary: str) -> bool:
     if not own.is_file() or (own.name.startswith("meta-") and own.name != "meta-cni"):
         return False
     try:
-        return os.path.samefile(binary, own) or Path(binary).read_bytes() == own.read_bytes()
+        if os.path.samefile(binary, own):
+            return True
+        is_as_long = os.stat(binary).st_size == own.stat().st_size
+        return is_as_long and Path(binary).read_bytes() == own.read_bytes()
     except OSError:
         return False
 

@@ -45,8 +45,8 @@ class Machine:
         self.places.append(f"--spool={self.root}/meta-cni/spool")
         keys = ("cniDir", "confDir", "binDir", "store")
         settings = {key: value for key, value in node.configuration().items() if key in keys}
-        text = json.dumps({"cniConfigDir": str(self.root / "net.d"), **settings})
-        (self.root / "daemon.json").write_text(text)
+        settings |= {"cniConfigDir": str(self.root / "net.d"), "logFile": str(self.root / "log")}
+        (self.root / "daemon.json").write_text(json.dumps(settings))
 
     def network(self) -> dict[str, Any]:
         """The primary's plugin."""
@@ -155,6 +155,7 @@ def test_a_node_s_life_with_the_daemon(machine: Machine, capsys: pytest.CaptureF
     assert "" == capsys.readouterr().err
     assert not (machine.root / "meta-cni").exists()
     assert not (machine.root / "state" / "ledger").exists()
+    assert f"generated {machine.generated} from {machine.primary}" in (machine.root / "log").read_text()
 
 
 def test_a_pod_of_a_node_that_was_not_drained_can_be_deleted_by_the_primary(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from meta_cni import compose
 from meta_cni.cni.config import NetworkConfig
 from meta_cni.cni.errors import BadConfig, CNIError, IOFailure, NotAvailable
 from meta_cni.daemon import configuration
@@ -617,3 +618,70 @@ def test_removing_takes_what_was_generated_under_every_name(directory: Directory
     assert [] == configuration.remove(directory.path / "gone")
     with pytest.raises(IOFailure, match=r"read .*10-a.conflist: Not a directory"):
         configuration.remove(directory.path / "10-a.conflist")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Options:
+    """Options of a node with plugins of its own, and a primary that waits for its STATUS."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "net.d").mkdir()
+    keys = {"cniConfigDir": f"{tmp_path}/net.d", "binDir": f"{tmp_path}/bin", "primaryStatus": True}
+    keys |= {"chrootDir": "/hostroot", "logFile": f"{tmp_path}/log"}
+    return configuration.parse(json.dumps(keys), "daemon.json")
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_the_daemon_asks_the_primary_s_own_plugins(own: Options, tmp_path: Path):
+    """What calls a real plugin, with the list's name and version."""
+    plugin = tmp_path / "bin" / "primary-of-somebody"
+    script(plugin, """echo '{"code": 50, "msg": "no route to the others yet"}'; exit 1""")
+    (own.directory / "10-a.conflist").write_text(conflist({"type": plugin.name}))
+    generator = compose.generator_of(own)
+
+    generator.turn()
+    assert "no route to the others yet" in generator.problem()
+    script(plugin, f"cat > {tmp_path}/asked; echo $CNI_COMMAND >> {tmp_path}/asked")
+    generator.turn()
+
+    assert "" == generator.problem()
+    assert (own.directory / configuration.LIST).exists()
+    asked = (tmp_path / "asked").read_text()
+    assert asked.endswith("STATUS\n")
+    assert ("1.1.0", "primary") == tuple(
+        json.loads(asked[: -len("STATUS\n")])[key] for key in ("cniVersion", "name")
+    )
+
+
+def test_a_primary_without_status_is_not_asked(own: Options, tmp_path: Path):
+    """Before 1.1.0 there is no such verb."""
+    script(tmp_path / "bin" / "old", "exit 1")
+    (own.directory / "10-a.conflist").write_text(conflist({"type": "old"}, version="1.0.0"))
+    generator = compose.generator_of(own)
+
+    generator.turn()
+
+    assert "" == generator.problem()
+
+
+def test_a_shim_in_the_plugin_directory_is_known_by_what_it_is(own: Options, tmp_path: Path):
+    """P-14: by a name that nobody could guess."""
+    (tmp_path / "bin" / "x").write_bytes((Path(compose.__file__).parent / "shim" / "shim.py").read_bytes())
+    (own.directory / "10-a.conflist").write_text(conflist({"type": "x"}))
+    generator = compose.generator_of(own)
+
+    generator.turn()
+
+    assert "there is no primary network" in generator.problem()
+
+
+def test_keys_that_have_no_effect_are_told(own: Options, caplog: pytest.LogCaptureFixture):
+    """A file of Multus' daemon works as it is."""
+    compose.generator_of(own)
+
+    assert ["keys of Multus' server that have no effect: chrootDir"] == [
+        each.message for each in caplog.records
+    ]
