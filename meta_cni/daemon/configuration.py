@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from meta_cni.cni.config import (
     as_text,
     decode,
     parse_network,
+    parse_plugin,
 )
 from meta_cni.cni.errors import BadConfig, CNIError, IOFailure, NotAvailable, join
 from meta_cni.cni.request import NAME
@@ -41,7 +42,8 @@ DIRECTORY = "/etc/cni/net.d"
 LIST, SINGLE = "00-meta-cni.conflist", "00-meta-cni.conf"
 STEM = "00-meta-cni.conf"
 """Every name that our file may have begins so, one by which another program put it aside too."""
-SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O read
+LIST_SUFFIX = ".conflist"
+SUFFIXES = (".conf", LIST_SUFFIX, ".json")  # what containerd and CRI-O read
 TYPE = "meta-cni"
 NETWORK = "meta-cni-network"
 MARKER, GENERATOR = "generatedBy", "meta-cni daemon"
@@ -110,7 +112,7 @@ class Primary:
 
     path: Path
     text: str
-    """Byte for byte, without what surrounds the document."""
+    """Byte for byte, without what surrounds the document; with the plugins of its own directory."""
     network: NetworkConfig
 
 
@@ -254,22 +256,43 @@ def is_generated(text: bytes) -> bool:
     )
 
 
-def read_primary(path: Path, text: bytes, is_shim: Callable[[str], bool]) -> Primary | None:
+def read_primary(
+    path: Path, text: bytes, is_shim: Callable[[str], bool], drop_ins: Sequence[tuple[Path, bytes]] = ()
+) -> Primary | None:
     """
-    A file as the runtime reads it; None when it leads to ourselves.
+    A file as the runtime reads it, with the plugins of its directory; None when it leads to ourselves.
 
     `is_shim` tells of a type whether its program is our shim. Raises CNIError when the runtime
     could not use it either.
     """
     where = str(path)
     network = parse_network(text, where)
-    is_list = RawObject.parse(text, where).text_of("plugins") is not None
-    if is_list != (path.suffix == ".conflist"):
-        expected = "plugins" if path.suffix == ".conflist" else "type, and no plugins, which a .conflist has"
-        raise BadConfig(f"{where}: expected {expected}")
+    raw = RawObject.parse(text, where)
+    if path.suffix != LIST_SUFFIX and raw.text_of("plugins") is not None:
+        raise BadConfig(f"{where}: expected type, and no plugins, which a *{LIST_SUFFIX} has")
+    if path.suffix == LIST_SUFFIX and raw.text_of("type") is not None:
+        raise BadConfig(f"{where}: expected plugins, and no type")
+    more = [parse_plugin(each, str(name), network=network.name) for name, each in drop_ins]
+    network = network.with_plugins(more)
+    if not network.plugins:
+        raise BadConfig(f"{where}: expected plugins")
     if any(_is_ours(plugin, is_shim) for plugin in network.plugins):
         return None
-    return Primary(path, as_text(text, where).strip(SPACE), network)
+    document = as_text(text, where).strip(SPACE)
+    if more:
+        texts = [*raw.elements_of("plugins"), *(each.raw.text() for each in more)]
+        document = raw.put_text("plugins", f"[{','.join(texts)}]").text()
+    return Primary(path, document, network)
+
+
+def drop_ins_of(path: Path, text: bytes) -> list[tuple[Path, bytes]]:
+    """The plugin objects in a list's own directory (CNI specification, `loadOnlyInlinedPlugins`)."""
+    network = parse_network(text, str(path))
+    directory = path.parent / network.name
+    if path.suffix != LIST_SUFFIX or network.is_only_inlined or not directory.is_dir():
+        return []
+    found = [(each, durable.read(each)) for each in _candidates(directory, suffixes=(".conf",))]
+    return [(each, content) for each, content in found if content is not None]
 
 
 def _is_ours(plugin: PluginConfig, is_shim: Callable[[str], bool]) -> bool:
@@ -287,7 +310,7 @@ def find_primary(options: Options, is_shim: Callable[[str], bool]) -> Primary | 
         text = durable.read(path)
         if text is None or (not text and path.name in (LIST, SINGLE)):
             continue
-        primary = read_primary(path, text, is_shim)
+        primary = read_primary(path, text, is_shim, drop_ins_of(path, text))
         if primary is not None:
             return primary
         if options.master:
@@ -295,11 +318,11 @@ def find_primary(options: Options, is_shim: Callable[[str], bool]) -> Primary | 
     return None
 
 
-def _candidates(directory: Path, name: str = "") -> Iterator[Path]:
+def _candidates(directory: Path, name: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
     """What the runtime would read, in its order; or the file of this name."""
     try:
         for path in sorted(directory.iterdir()):
-            is_wanted = path.name == name if name else path.suffix in SUFFIXES
+            is_wanted = path.name == name if name else path.suffix in suffixes
             if is_wanted and path.is_file():
                 yield path
     except OSError as error:
@@ -320,6 +343,7 @@ def render(primary: Primary, options: Options) -> tuple[str, bytes]:
     plugin = RawObject.of((*plugin.members, *options.merged)).put_text("delegates", f"[{delegate}]")
     head = RawObject.of(()).put("cniVersion", version).put("name", name)
     if versions.at_least(version, "1.0.0"):
+        head = head.put("loadOnlyInlinedPlugins", True)  # a directory of this name may be the primary's
         return LIST, head.put_text("plugins", f"[{plugin.text()}]").text().encode() + b"\n"
     return SINGLE, RawObject.of((*head.members, *plugin.members)).text().encode() + b"\n"
 
@@ -415,7 +439,8 @@ class Generator:
         for path in _candidates(ours.parent):
             if path.name >= ours.name:
                 break
-            if read_primary(path, durable.read(path) or b"", self.is_shim) is not None:
+            text = durable.read(path) or b""
+            if read_primary(path, text, self.is_shim, drop_ins_of(path, text)) is not None:
                 return f"{path}: the runtime takes it before {ours.name}: expected a name that comes after"
         return ""
 

@@ -103,6 +103,42 @@ def test_a_primary_is_embedded_byte_for_byte():
     } == document["plugins"][0]
 
 
+def test_plugins_of_the_primary_s_own_directory_are_embedded_with_it(directory: Directory):
+    """CNI 1.1: the runtime would run them, and it must not run them behind us once more."""
+    (directory.path / "primary").mkdir()
+    directory.put("primary/20-b.conf", '{"type": "b", "n": 1e3}')
+    directory.put("primary/10-a.conf", '{"type": "a"}')
+    directory.put("primary/00-c.txt", "notes")
+    directory.put("10-x.conflist", conflist({"type": "first"}))
+
+    assert "" == directory.turn()
+
+    def types() -> list[str]:
+        return [each["type"] for each in directory.plugin()["delegates"][0]["plugins"]]
+
+    assert ["first", "a", "b"] == types()
+    assert b'{"type":"b","n":1e3}' in directory.ours.read_bytes()
+    assert json.loads(directory.ours.read_text())["loadOnlyInlinedPlugins"]
+
+    directory.put("10-x.conflist", '{"cniVersion": "1.1.0", "name": "primary"}')
+    assert "" == directory.turn()
+    assert ["a", "b"] == types()
+
+    text = json.loads(conflist({"type": "first"}))
+    directory.put("10-x.conflist", json.dumps({**text, "loadOnlyInlinedPlugins": True}))
+    assert "" == directory.turn()
+    assert ["first"] == types()
+
+
+def test_a_plugin_of_its_directory_that_leads_to_ourselves_makes_it_no_primary(directory: Directory):
+    """P-14: chained behind it, we are called already."""
+    (directory.path / "primary").mkdir()
+    directory.put("primary/50-meta.conf", '{"type": "meta-cni"}')
+    directory.put("10-x.conflist", conflist())
+
+    assert "there is no primary network" in directory.turn()
+
+
 def test_before_1_0_0_it_is_a_single_plugin():
     """D-28 is the other way round: each version gets the form that it has."""
     text = json.dumps({"cniVersion": "0.3.1", "name": "x", **BRIDGE})
@@ -329,8 +365,12 @@ def test_a_primary_that_is_being_written_changes_nothing(directory: Directory, t
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("10-a.conf", conflist(), "expected type, and no plugins, which a .conflist has"),
-        ("10-a.conflist", json.dumps({"cniVersion": "1.0.0", "name": "a", **BRIDGE}), "expected plugins"),
+        ("10-a.conf", conflist(), "expected type, and no plugins, which a *.conflist has"),
+        (
+            "10-a.conflist",
+            json.dumps({"cniVersion": "1.0.0", "name": "a", **BRIDGE}),
+            "expected plugins, and no type",
+        ),
         ("10-a.conflist", '{"cniVersion": "1.0.0", "name": "a"}', "expected plugins"),
     ],
 )
