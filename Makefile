@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance sequences bench golden clean reference-plugins newest-reference packet-filters FORCE
+.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -46,6 +46,9 @@ fast: $(VENV)/.test ## every test that is not marked slow
 
 sequences: $(VENV)/.test packet-filters ## 10 000 random sequences of calls, or as many as SEQUENCES says (SEQUENCE_SEED=n: that one)
 	@SEQUENCES=$(or $(SEQUENCES),10000) $(PYTEST) tests/netns/test_sequences.py
+
+soak: $(VENV)/.test reference-plugins packet-filters ## runtimes at work for 10 minutes, or SOAK_S seconds, while their daemon is killed again and again
+	@SOAK_S=$(or $(SOAK_S),600) $(PYTEST) -rP tests/netns/test_daemon_soak.py
 
 bench: $(VENV)/.test reference-plugins ## built-ins beside the reference plugins and the bare kernel, as ratios (ARGS=rounds)
 	@$(BIN)/python -m tests.bench $(ARGS)
