@@ -66,10 +66,14 @@ def networks() -> dict[str, list[dict[str, Any]]]:
 
 
 def write_slow_bridge(directory: Path) -> None:
-    """The reference bridge plugin where there is one, else ours, with a pause before and after."""
+    """
+    The reference bridge plugin where there is one, else ours, with a pause before and after.
+
+    Longer than the next daemon takes to come: left alone, it would attach what has been deleted.
+    """
     found = shutil.which("bridge", path=":".join(REFERENCE))
     ours = f"{sys.executable} -c 'from meta_cni.__main__ import plugin; exit(plugin(\"bridge\"))'"
-    pause = "sleep 0.$(( ($$ / 7) % 4 ))"
+    pause = '[ "$CNI_COMMAND" != ADD ] || sleep $(( $$ / 7 % 3 ))'
     text = f"#!/bin/sh\n{pause}\nPYTHONPATH={daemons.TOP} {found or ours}\ncode=$?\n{pause}\nexit $code\n"
     (directory / "slow-bridge").write_text(text)
     (directory / "slow-bridge").chmod(0o755)
