@@ -233,6 +233,7 @@ WRONG = {
     '{"capabilities": {"x": 1}}': "d: capabilities: x 1: expected true or false",
     '{"delegates": []}': "d: delegates []: expected no such key: it is generated",
     '{"logLevel": "loud"}': "d: logLevel 'loud': expected one of panic, error, verbose, debug",
+    '{"chrootDir": "/no/such"}': 'd: chrootDir "/no/such": expected the directory where the node',
     '{"logLevel": 3}': "d: logLevel 3: expected a string",
     '{"binDir": "bin"}': "d: binDir 'bin': expected an absolute path",
     "[]": "decode d: expected a JSON object, got a list",
@@ -666,7 +667,7 @@ def own(tmp_path: Path) -> Options:
     (tmp_path / "bin").mkdir()
     (tmp_path / "net.d").mkdir()
     keys = {"cniConfigDir": f"{tmp_path}/net.d", "binDir": f"{tmp_path}/bin", "primaryStatus": True}
-    keys |= {"chrootDir": "/hostroot", "logFile": f"{tmp_path}/log"}
+    keys |= {"socketDir": "/run/multus/", "logFile": f"{tmp_path}/log"}
     return configuration.parse(json.dumps(keys), "daemon.json")
 
 
@@ -722,6 +723,6 @@ def test_keys_that_have_no_effect_are_told(own: Options, caplog: pytest.LogCaptu
     """A file of Multus' daemon works as it is."""
     compose.generator_of(own)
 
-    assert ["keys of Multus' server that have no effect: chrootDir"] == [
+    assert ["keys of Multus' server that have no effect: socketDir"] == [
         each.message for each in caplog.records
     ]
