@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ TOP = Path(__file__).parents[2]
 SHIM = TOP / "meta_cni" / "shim"
 WAIT_S = 60.0
 """For what takes a second on a machine that has nothing else to do."""
-MARK = b"META_CNI_DAEMON="
 Answer = tuple[dict[str, Any], int]
 
 
@@ -85,6 +85,12 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             self.kill()
 
+    def executed(self) -> list[int]:
+        """Processes that it, or one before it, has started and that still run."""
+        found = self.socket.parent.stat()
+        mark = f"META_CNI_DAEMON={found.st_dev}:{found.st_ino}".encode()
+        return [pid for pid, environment in _environments() if mark in environment]
+
     @property
     def descriptors(self) -> int:
         """How many are open."""
@@ -100,12 +106,6 @@ class Daemon:
         """Its memory."""
         pages = int(Path(f"/proc/{self.running.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    @property
-    def cpu_s(self) -> float:
-        """What it has used."""
-        ticks = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
     def environment(self, verb: str, container: str, path: str, pod: str) -> dict[str, str]:
         """A runtime's variables."""
@@ -148,13 +148,8 @@ def answer_of(started: "subprocess.Popen[bytes]") -> Answer:
     return (json.loads(printed) if printed else {}), started.returncode
 
 
-def executed() -> list[int]:
-    """Processes that a daemon has started."""
-    found = []
+def _environments() -> Iterator[tuple[int, list[bytes]]]:
     for each in Path("/proc").iterdir():
-        try:
-            if each.name.isdigit() and MARK in (each / "environ").read_bytes():
-                found.append(int(each.name))
-        except OSError:
-            continue
-    return found
+        if each.name.isdigit():
+            with suppress(OSError):
+                yield int(each.name), (each / "environ").read_bytes().split(b"\0")

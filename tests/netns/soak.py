@@ -256,7 +256,7 @@ class Soak:
         until(lambda: self.daemon.threads <= WORKERS + 1 and self.daemon.descriptors <= self.idle)
         self.worker.drop()
         left = leftovers.wait_for(lambda: self.worker.left(self._files))
-        left += [f"process {each}" for each in daemons.executed()]
+        left += [f"process {each}" for each in self.daemon.executed()]
         self._require(not left, "left:\n" + "\n".join(left))
 
     def _files(self) -> set[str]:
