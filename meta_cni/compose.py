@@ -9,6 +9,7 @@ import gzip
 import logging
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -87,6 +88,10 @@ STATUS_DEADLINE_S = 10.0
 DAEMON = "META_CNI_DAEMON"
 """Set for what a daemon executes: the directory of its socket, so that the next one there knows it."""
 ORPHANS_DEADLINE_S = 5.0
+DESCRIPTORS = 32
+"""What a worker has open at most: sockets, namespaces, locks, files, a plugin's pipes."""
+SPARE_DESCRIPTORS = 64
+FEWEST_CONNECTIONS = 8
 LOG = logging.getLogger("meta_cni")
 
 
@@ -438,7 +443,7 @@ def run_daemon(
     server = Server(
         socket,
         partial(kept.serve, handle=handle),
-        Limits(workers=workers, queue=queue),
+        Limits(workers=workers, queue=queue, connections=_connections(workers, queue)),
         prepare=partial(_clear_up, kept, f"{DAEMON}={mark}"),
         errands=lambda: [Errand(each, partial(kept.settle, each, handle)) for each in kept.due()],
     )
@@ -487,6 +492,17 @@ def _log_as(options: "Options", log_level: str) -> None:
     settings = _settings_of(options)
     if settings.log_file:
         log_to(replace(settings, log_level=log_level))
+
+
+def _connections(workers: int, queue: int) -> int:
+    """How many callers there may be, so that workers have descriptors left; the limit is raised for them."""
+    kept = DESCRIPTORS * workers + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = kept + queue + SPARE_DESCRIPTORS
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(FEWEST_CONNECTIONS, min(soft, wanted) - kept)
 
 
 def _handle(call: "Call", marks: Mapping[str, str], memory: Memory) -> tuple[bytes, int]:

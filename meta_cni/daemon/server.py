@@ -50,6 +50,8 @@ class Limits:
     """The work is waiting: for the kernel, for executed plugins."""
     queue: int = 1000
     """Calls that wait for a worker."""
+    connections: int = 2000
+    """Callers at a time, whatever they do; more wait to be accepted."""
     read_s: float = 5.0
     """For a frame to come, and for an answer to be taken."""
     answer_s: float = 240.0
@@ -257,13 +259,14 @@ class Server:
             self._close(each, poll)
 
     def _accept(self, listener: socket.socket, poll: select.epoll) -> None:
+        if len(self._callers) >= self.limits.connections:
+            self._rest(listener, poll, f"{self.limits.connections} callers are here already")
+            return
         try:
             connection, _ = listener.accept()
         except OSError as error:  # it went away, or there is no descriptor for it
             if error.errno in EXHAUSTED:
-                LOG.error("accept a call: %s: it is tried again in %g s", error.strerror, POLL_S)
-                self._deaf_until = time.monotonic() + POLL_S
-                poll.modify(listener, 0)  # or it would be told without end
+                self._rest(listener, poll, str(error.strerror))
             return
         connection.setblocking(False)
         caller = Caller(connection, time.monotonic() + self.limits.read_s)
@@ -273,6 +276,12 @@ class Server:
         refusal = refusal_of(connection)
         if refusal:
             self._answer(caller, *told(CNIError(refusal)), poll)
+
+    def _rest(self, listener: socket.socket, poll: select.epoll, reason: str) -> None:
+        """Accept nobody for a while; the listener would be told without end."""
+        LOG.error("accept a call: %s: it is tried again in %g s", reason, POLL_S)
+        self._deaf_until = time.monotonic() + POLL_S
+        poll.modify(listener, 0)
 
     def _hear(self, descriptor: int, poll: select.epoll) -> None:
         """Read on, or notice that a caller who waits has gone."""

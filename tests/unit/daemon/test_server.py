@@ -309,6 +309,19 @@ def test_without_descriptors_it_waits_and_does_not_spin(serve: Serve, path: Path
     assert 1 <= len([each for each in caplog.messages if "Too many open files" in each]) <= 3
 
 
+def test_more_callers_than_it_has_descriptors_for_wait_to_be_accepted(serve: Serve, path: Path, caplog):
+    """Those who only hang about take no worker's descriptors, and go when their time is over."""
+    serve(workers=1, connections=3, read_s=0.2)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connected(path))
+
+        outcome = ask(path, "STATUS")
+
+    assert (b"answer to {}", 0) == outcome
+    assert 1 <= len([each for each in caplog.messages if "3 callers are here already" in each]) <= 3
+
+
 VARIABLES = [
     (b"CNI_COMMAND=STATUS\0CNI_ARGS=\xff\xfe=\x80\0", 0),
     (b"CNI_COMMAND=STATUS\0\0\0", 1),
