@@ -28,6 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 LEFT_OUT = (
     *("bad_input", "examples", "host_local_beside_reference", "install", "podman"),
     *("bridge_filters", "masquerade"),
+    *("daemon_load", "daemon_soak"),
 )
 """Of tests/netns: they ask little of a kernel, or much of a processor that starts many programs."""
 CHOSEN = {
