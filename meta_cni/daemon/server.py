@@ -195,7 +195,11 @@ class Server:
             self._bell.send(b"!", socket.MSG_DONTWAIT)
 
     def run(self) -> bool:
-        """Serve; returns whether everything that was taken on was done in time."""
+        """
+        Serve; returns whether everything that was taken on was done in time.
+
+        Raises IOFailure when the socket cannot be had, or was taken away.
+        """
         with (
             self._bell,
             self._ear,
@@ -212,10 +216,15 @@ class Server:
             self._send_on_errands()
             self.queue.is_empty_within(self.limits.first_s)
             with listening(self.path) as listener:
-                self._listen(listener, poll)
+                is_lost = not self._listen(listener, poll)
             self._hang_up(poll)
             self.queue.close()
-            return self.queue.is_empty_within(self.limits.drain_s)
+            is_done = self.queue.is_empty_within(self.limits.drain_s)
+            if is_lost:
+                raise IOFailure(
+                    f"serve on {self.path}: somebody has removed the socket: start the daemon again"
+                )
+            return is_done
 
     def _send_on_errands(self) -> None:
         """Give the workers what nobody waits for; what does not fit is taken on the next time."""
@@ -230,8 +239,9 @@ class Server:
                 if not self.queue.put(each):
                     self._on_errands.discard(each.sandbox)
 
-    def _listen(self, listener: socket.socket, poll: select.epoll) -> None:
-        """Take calls on until it is time to stop."""
+    def _listen(self, listener: socket.socket, poll: select.epoll) -> bool:
+        """Take calls on until it is time to stop, or nobody can find us any more: was it time?"""
+        ours = _identity(self.path)
         for each in (listener, self._ear):
             poll.register(each, select.EPOLLIN)
         LOG.info("serving on %s with %d workers", self.path, self.limits.workers)
@@ -249,7 +259,9 @@ class Server:
             if errands_at < time.monotonic():
                 errands_at = time.monotonic() + self.limits.errands_s
                 self._send_on_errands()
-        poll.unregister(listener)
+                if _identity(self.path) != ours:
+                    return False
+        return True
 
     def _hang_up(self, poll: select.epoll) -> None:
         """Callers whose frame has not come yet are told to go to the next daemon."""
@@ -426,8 +438,9 @@ def claimed(path: Path, wait_s: float, is_stopping: threading.Event) -> Iterator
         while not _is_locked(descriptor):
             if is_served(path):
                 raise IOFailure(f"listen on {path}: another daemon serves it")
-            if is_stopping.wait(CLAIM_POLL_S) or time.monotonic() > deadline:
+            if is_stopping.is_set() or time.monotonic() > deadline:
                 raise IOFailure(f"listen on {path}: another daemon has not ended yet")
+            time.sleep(CLAIM_POLL_S)  # an Event that is waited for must not be set by a signal handler
         yield
     finally:
         os.close(descriptor)
@@ -468,11 +481,22 @@ def listening(path: Path) -> Iterator[socket.socket]:
             made.listen(BACKLOG)
         except OSError as error:
             raise IOFailure(f"listen on {path}: {error.strerror or error}") from None
+        ours = _identity(path)
         try:
             yield made
         finally:
             with suppress(OSError):
-                path.unlink()
+                if _identity(path) == ours:
+                    path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Device and inode; zeros where there is nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def own_directory(directory: Path) -> os.stat_result:

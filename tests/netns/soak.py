@@ -31,7 +31,7 @@ ROOT = Path("/run/soak")
 CLIENTS = 5
 KEPT = 2
 """How many attachments a client leaves up to the end."""
-TRY_AGAIN = 11
+TRY_AGAIN, NOT_AVAILABLE = 11, 50
 AWAY_S = 0.4
 """At most, after a call that the daemon was not there for."""
 DELETE_TRIES = 200
@@ -54,12 +54,13 @@ def bridge(number: int, **more: Any) -> dict[str, Any]:
 def networks() -> dict[str, list[dict[str, Any]]]:
     """The plugins of each network; `slow` is executed, and takes its time before and after."""
     addresses = {number: bridge(number)["ipam"] for number in (3, 4, 5)}
+    masquerade = {"ipMasq": True, "ipMasqBackend": "nftables"} if shutil.which("nft") else {}
     sysctls = {"net.ipv4.conf.IFNAME.arp_filter": "1"}
     return {
         "a": [bridge(1)],
-        "b": [bridge(2, mtu=1400)],
+        "b": [bridge(2, mtu=1400), {"type": "sbr"}],
         "macvlan": [{"type": "macvlan", "master": "up0", "ipam": addresses[3]}],
-        "ptp": [{"type": "ptp", "ipam": addresses[4]}],
+        "ptp": [{"type": "ptp", "ipam": addresses[4], **masquerade}],
         "slow": [bridge(6, type="slow-bridge")],
         "tuned": [bridge(7), {"type": "tuning", "dataDir": str(ROOT / "tuning"), "sysctl": sysctls}],
     }
@@ -299,6 +300,8 @@ class Client(threading.Thread):
 
     def _round(self, last: Container | None) -> Container | None:
         """One container's life; the container, where it may come back in its namespace."""
+        if self.random.random() < 0.1:
+            self._ask_status()
         container = self._next(last)
         is_attached = self._add(container)
         if is_attached and self.random.random() < 0.5:
@@ -309,6 +312,12 @@ class Client(threading.Thread):
         is_back = self.random.random() < 0.3
         self.delete(container, is_back=is_back)
         return container if is_back else None
+
+    def _ask_status(self) -> None:
+        answer, code = self.soak.daemon.call("STATUS", "", "", "", self.soak.configuration())
+        self.soak.count(f"STATUS {'success' if code == 0 else answer['code']}")
+        if code and answer["code"] != NOT_AVAILABLE:
+            raise SoakFailed(f"STATUS: {answer}")
 
     def _next(self, last: Container | None) -> Container:
         chosen = self.random.sample(sorted(networks()), self.random.randrange(4))

@@ -536,6 +536,26 @@ def test_a_path_that_is_too_long_is_told(path: Path):
         Server(path.parent / ("x" * 120), lambda _: (b"", 0)).run()
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_daemon_whose_socket_was_removed_ends_and_says_so(path: Path, is_replaced: bool):
+    """Nobody can reach it, for ever, though it runs; whoever started it starts it again."""
+    removed = Server(path, lambda _: (b"", 0), Limits(workers=1, errands_s=0.05))
+
+    def remove() -> None:
+        until(lambda: server.is_served(path))
+        path.unlink()
+        if is_replaced:
+            path.touch()
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    with pytest.raises(IOFailure, match="somebody has removed the socket"):
+        removed.run()
+    thread.join()
+
+    assert is_replaced == path.exists()
+
+
 class Errands:
     """What is to be done without being asked for: of "a" until its gate is open."""
 
