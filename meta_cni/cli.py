@@ -26,6 +26,7 @@ CONFIG_DIRECTORY = "/etc/cni/net.d"
 SOCKET = "/run/meta-cni/meta-cni.sock"
 SPOOL = "/var/lib/meta-cni/spool"
 INSTALLED = "/var/lib/meta-cni/installed"
+HTTP = "127.0.0.1:9464"
 PLUGIN_PATH = "/opt/cni/bin:/usr/lib/cni"
 
 
@@ -77,11 +78,26 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--bin-dir", metavar="DIR", help="the runtime's plugins; default: /opt/cni/bin")
         command.add_argument("--state", metavar="DIR", default=INSTALLED, help="default: %(default)s")
         command.add_argument("--spool", metavar="DIR", default=SPOOL, help="default: %(default)s")
+    _add_daemon(commands)
+    for command in (plan, attach, detach, attachments):
+        command.add_argument(
+            "--config", metavar="FILE", help=f"our configuration; else the first in {CONFIG_DIRECTORY}"
+        )
+    return parser
+
+
+def _add_daemon(commands: Any) -> None:
     daemon = _command(commands, "daemon", _daemon, "serve the calls that shims hand on, until SIGTERM")
     daemon.add_argument("--socket", metavar="PATH", default=SOCKET, help="default: %(default)s")
     daemon.add_argument("--spool", metavar="DIR", default=SPOOL, help="default: %(default)s")
     daemon.add_argument("--workers", metavar="N", type=_positive, default=4 * (os.cpu_count() or 1))
     daemon.add_argument("--queue", metavar="N", type=_positive, default=1000, help="calls that may wait")
+    daemon.add_argument(
+        "--http",
+        metavar="ADDRESS:PORT",
+        default=HTTP,
+        help="/metrics, /healthz and /readyz; '' for none; default: %(default)s, for this node alone",
+    )
     daemon.add_argument("--log-level", choices=("panic", "error", "verbose", "debug"))
     daemon.add_argument(
         "--config", metavar="FILE", help="what to put into our configuration, as the file of Multus' daemon"
@@ -90,11 +106,6 @@ def _parser() -> argparse.ArgumentParser:
         "--conf-dir", metavar="DIR", help=f"generate our configuration here, like {CONFIG_DIRECTORY}"
     )
     daemon.add_argument("--remove-configuration-on-stop", action="store_true")
-    for command in (plan, attach, detach, attachments):
-        command.add_argument(
-            "--config", metavar="FILE", help=f"our configuration; else the first in {CONFIG_DIRECTORY}"
-        )
-    return parser
 
 
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -112,17 +123,23 @@ def _positive(text: str) -> int:
 
 
 def _daemon(parsed: argparse.Namespace) -> int:
-    from meta_cni import compose  # noqa: PLC0415
+    from meta_cni import node  # noqa: PLC0415
     from meta_cni.daemon.configuration import open_options  # noqa: PLC0415
 
     options = open_options(
         parsed.config, parsed.conf_dir, is_removed_on_stop=parsed.remove_configuration_on_stop
     )
     log_level = parsed.log_level or (options.log_level if options else "") or "verbose"
-    is_done = compose.run_daemon(
-        Path(parsed.socket), Path(parsed.spool), log_level, parsed.workers, parsed.queue, options
+    wanted = node.Wanted(
+        socket=Path(parsed.socket),
+        spool=Path(parsed.spool),
+        log_level=log_level,
+        workers=parsed.workers,
+        queue=parsed.queue,
+        http=parsed.http,
+        options=options,
     )
-    return 0 if is_done else 1
+    return 0 if node.run(wanted) else 1
 
 
 def _stdin_of(path: str | None) -> bytes:

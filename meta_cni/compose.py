@@ -9,19 +9,16 @@ import gzip
 import logging
 import os
 import re
-import resource
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import delegates
 from delegates.external import External
@@ -61,17 +58,13 @@ from meta_cni.ipam.directories import Directories
 from meta_cni.k8s import schema
 from meta_cni.k8s.file_store import KINDS, FileStore, documents
 from meta_cni.k8s.store import Kind, Store
-from meta_cni.linux import link, process
+from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
+from meta_cni.metrics import BUILT_IN, Timeline
 from meta_cni.picture import Pod, PodInterface, Rail, Topology
 from meta_cni.settings import MULTUS_TYPES, LogOptions, Settings
 from meta_cni.settings import parse as parse_settings
 from meta_cni.shim import is_shim
-
-if TYPE_CHECKING:
-    from meta_cni.daemon.configuration import Generator, Options
-    from meta_cni.daemon.spool import Spool
-    from meta_cni.daemon.wire import Call
 
 CHAIN = "META_CNI_CHAIN"
 """Set for executed delegates: container ids that are being attached, so that a loop is seen."""
@@ -85,13 +78,6 @@ DATA_DIRECTORY = re.compile(rb'dataDir\\*"\s*:\s*\\*"(/[^"\\]+)')
 """host-local's key as it stands in a configuration, and as it stands in a JSON string in an entry."""
 SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
-DAEMON = "META_CNI_DAEMON"
-"""Set for what a daemon executes: the directory of its socket, so that the next one there knows it."""
-ORPHANS_DEADLINE_S = 5.0
-DESCRIPTORS = 32
-"""What a worker has open at most: sockets, namespaces, locks, files, a plugin's pipes."""
-SPARE_DESCRIPTORS = 64
-FEWEST_CONNECTIONS = 8
 LOG = logging.getLogger("meta_cni")
 
 
@@ -159,18 +145,32 @@ def _valid(section: Section) -> frozenset[tuple[str, str]] | None:
     return frozenset((each.string("containerID"), each.string("ifname")) for each in section.sections(key))
 
 
+Tell = Callable[[Mapping[str, str], Timeline, CNIError | None], None]
+"""(variables, timeline, error) of a request that has been served."""
+
+
 class Memory:
     """What a daemon keeps from one request to the next; a single call begins with nothing."""
 
-    def __init__(self, *, is_remembering: bool = False, root: str = "") -> None:
+    def __init__(self, *, is_remembering: bool = False, root: str = "", tell: Tell | None = None) -> None:
         """
-        `is_remembering`: there will be more requests than one.
+        `is_remembering`: there will be more requests than one; `tell` is told of each.
 
         `root` is where the node's file system is, for a daemon in a container: / for executed plugins.
         """
         self.root = root
+        self.tell = tell or (lambda *_: None)
+        self.pools: dict[tuple[str, str], host_local.Options] = {}
+        """host-local's of all requests so far, by network and directory."""
+        self.state_directories: set[str] = set()
+        """`cniDir` of all requests so far."""
         self.directories = Directories(is_remembering=is_remembering)
         self._stores: dict[tuple[str, str], FileStore] = {}
+
+    def learn(self, network: str, addresses: ipam.Addresses) -> None:
+        """A pool that is in use."""
+        if isinstance(addresses, host_local.HostLocal):
+            self.pools[network, str(addresses.options.directory)] = addresses.options
 
     def file_store(self, directory: str, state: str) -> FileStore:
         """The store in a directory, with what it has read so far."""
@@ -189,16 +189,18 @@ def store_of(settings: Settings, memory: Memory) -> Store | None:
     return None
 
 
-def engine_of(settings: Settings, request: Request, memory: Memory) -> Engine:
+def engine_of(settings: Settings, request: Request, memory: Memory, timeline: Timeline) -> Engine:
     """An engine for one request."""
+    memory.state_directories.add(settings.cni_dir)
     path = tuple(dict.fromkeys((settings.bin_dir, *request.path)))
     world = World(
         store=store_of(settings, memory) if request.command in ("ADD", "STATUS") else None,
         choose=partial(choose, path=path),
-        construct=partial(construct, request=request, memory=memory),
+        construct=partial(construct, request=request, memory=memory, timeline=timeline),
         status_of=partial(status_of, path=path, request=request, settings=settings, root=memory.root),
         collect=partial(collect, path=path, request=request, root=memory.root),
         salvage=partial(salvage, settings=settings),
+        timeline=timeline,
     )
     return Engine(settings, world)
 
@@ -256,6 +258,7 @@ def construct(
     *,
     request: Request,
     memory: Memory,
+    timeline: Timeline,
 ) -> Delegate:
     """The delegate of one plugin of an attachment, with its addresses and its environment."""
     netns_path = "" if request.command == "DEL" and namespaces.is_gone else namespaces.path
@@ -281,6 +284,7 @@ def construct(
             directories=memory.directories,
             root=memory.root,
         )
+        memory.learn(plugin.network, addresses)
     attachment = Attachment(
         container_id=variables["CNI_CONTAINERID"],
         interface=record.interface,
@@ -293,8 +297,39 @@ def construct(
         deadline_s=record.deadline_s,
     )
     if executed.is_builtin:
-        return delegates.load(executed.type)(plugin, attachment)
-    return External(plugin, attachment, executed.binary, environment, memory.root)
+        return Timed(delegates.load(executed.type)(plugin, attachment), timeline, record, executed)
+    external = External(plugin, attachment, executed.binary, environment, memory.root)
+    return Timed(external, timeline, record, executed)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A delegate whose calls are told to the request's timeline."""
+
+    delegate: Delegate
+    timeline: Timeline
+    record: Record
+    executed: Executed
+
+    def _running(self, verb: str) -> AbstractContextManager[None]:
+        record, executed = self.record, self.executed
+        how = BUILT_IN if executed.is_builtin else executed.binary
+        return self.timeline.running(record.network, record.interface, executed.type, verb, how)
+
+    def add(self, previous: Result | None) -> Result:
+        """ADD."""
+        with self._running("ADD"):
+            return self.delegate.add(previous)
+
+    def check(self, previous: Result) -> None:
+        """CHECK."""
+        with self._running("CHECK"):
+            self.delegate.check(previous)
+
+    def delete(self) -> None:
+        """DEL."""
+        with self._running("DEL"):
+            self.delegate.delete()
 
 
 def status_of(
@@ -397,7 +432,7 @@ def serve(environment: Mapping[str, str], stdin: bytes, memory: Memory | None = 
     has a memory, logs where it was told to when it was started, whatever a configuration says.
     """
     version = versions.NEWEST
-    started = time.monotonic()
+    timeline = Timeline()
     try:
         request = requests.parse(environment, stdin)
         if request.command == "VERSION":
@@ -407,117 +442,37 @@ def serve(environment: Mapping[str, str], stdin: bytes, memory: Memory | None = 
         version = configuration.settings.cni_version
         if memory is None:
             log_to(configuration.settings)
-        answer = _serve(request, configuration, memory or Memory())
-        LOG.info("%s %s took %.1f ms", request.command, request.container_id, _ms_since(started))
+        timeline.mark("parse")
+        answer = _serve(request, configuration, memory or Memory(), timeline)
+        _tell(environment, timeline, None, memory)
         return (b"", 0) if answer is None else (encode(results.to_json(answer, version)), 0)
     except CNIError as error:
-        LOG.error("%s: %s", environment.get("CNI_COMMAND"), error.message)
+        _tell(environment, timeline, error, memory)
         return encode(error.to_json(version)), 1
     except Exception as error:
         LOG.exception("a bug in meta-cni")
-        return encode(CNIError(f"a bug in meta-cni: {error!r}").to_json(version)), 1
+        bug = CNIError(f"a bug in meta-cni: {error!r}")
+        _tell(environment, timeline, bug, memory)
+        return encode(bug.to_json(version)), 1
 
 
-def run_daemon(
-    socket: Path, spool: Path, log_level: str, workers: int, queue: int, options: "Options | None" = None
-) -> bool:
-    """
-    Serve the shims of a node until SIGTERM or SIGINT; returns whether everything was done by then.
-
-    What waits in the spool is done before anybody is served. With `options`, our configuration is
-    generated meanwhile. Raises IOFailure when the socket is served already, or is not in a
-    directory of our own.
-    """
-    from meta_cni.daemon.server import Errand, Limits, Server, own_directory  # noqa: PLC0415 - a call needs none
-    from meta_cni.daemon.spool import Spool  # noqa: PLC0415
-
-    LOG.setLevel(LEVELS[log_level])
-    logging.basicConfig(format="%(asctime)s [%(levelname)s] %(message)s", stream=sys.stderr)
-    for plugin_type in delegates.BUILTIN:
-        delegates.load(plugin_type)
-    kept = Spool(spool)
-    memory = Memory(is_remembering=True, root=options.root if options else "")
-    found = own_directory(socket.parent)
-    mark = f"{found.st_dev}:{found.st_ino}"
-    handle = partial(_handle, marks={DAEMON: mark}, memory=memory)
-    server = Server(
-        socket,
-        partial(kept.serve, handle=handle),
-        Limits(workers=workers, queue=queue, connections=_connections(workers, queue)),
-        prepare=partial(_clear_up, kept, f"{DAEMON}={mark}"),
-        errands=lambda: [Errand(each, partial(kept.settle, each, handle)) for each in kept.due()],
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-    if options is None:
-        return server.run()
-    _log_as(options, log_level)
-    over = threading.Event()
-    generating = threading.Thread(target=generator_of(options).run, args=(over,), name="configuration")
-    generating.start()
-    try:
-        return server.run()
-    finally:
-        over.set()
-        generating.join()
-
-
-def generator_of(options: "Options") -> "Generator":
-    """What keeps our configuration as it should be; it knows the node's plugins."""
-    from meta_cni.daemon.configuration import Generator  # noqa: PLC0415
-
-    if options.ignored:
-        LOG.warning("keys of Multus' server that have no effect: %s", ", ".join(options.ignored))
-    path = (options.bin_dir,)
-    request = Request("STATUS", "", "", "", {}, path, os.environ, b"")
-    settings = _settings_of(options)
-
-    def is_own(plugin_type: str) -> bool:
-        return is_ourselves(os.path.join(options.bin_dir, plugin_type))
-
-    def status(network: NetworkConfig) -> None:
-        for plugin in network.plugins:
-            text = plugin.execution({}).raw.text()
-            status_of(text, network.name, path=path, request=request, settings=settings, root=options.root)
-
-    return Generator(options, is_own, status)
-
-
-def _settings_of(options: "Options") -> Settings:
-    return parse_settings(RawObject.of(options.merged).values(), ())[0]
-
-
-def _log_as(options: "Options", log_level: str) -> None:
-    """The daemon logs into the `logFile` of its own file, too."""
-    settings = _settings_of(options)
-    if settings.log_file:
-        log_to(replace(settings, log_level=log_level))
-
-
-def _connections(workers: int, queue: int) -> int:
-    """How many callers there may be, so that workers have descriptors left; the limit is raised for them."""
-    kept = DESCRIPTORS * workers + SPARE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = kept + queue + SPARE_DESCRIPTORS
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(FEWEST_CONNECTIONS, min(soft, wanted) - kept)
-
-
-def _handle(call: "Call", marks: Mapping[str, str], memory: Memory) -> tuple[bytes, int]:
-    return serve({**call.variables, **marks}, call.stdin, memory)
-
-
-def _clear_up(kept: "Spool", variable: str) -> None:
-    """End the plugins of a daemon that was killed, before anything that they do is undone."""
-    for pid in process.end_left(variable, invoke.STDIN_LINK, ORPHANS_DEADLINE_S):
-        LOG.warning("process %d of a daemon that was killed was still running: it is ended", pid)
-    kept.clear_unfinished()
-
-
-def _ms_since(started: float) -> float:
-    return (time.monotonic() - started) * 1000
+def _tell(
+    environment: Mapping[str, str], timeline: Timeline, error: CNIError | None, memory: Memory | None
+) -> None:
+    """What became of a request, in the log; a daemon has a way of its own."""
+    if memory is not None:
+        memory.tell(environment, timeline, error)
+        return
+    verb, sandbox = environment.get("CNI_COMMAND", ""), environment.get("CNI_CONTAINERID", "")
+    for each in timeline.chosen:
+        LOG.info(
+            "%s %s %s: network %s: %s: %s: %s",
+            *(verb, sandbox, each.interface, each.network, each.type, each.how, each.reason),
+        )
+    if error is not None:
+        LOG.error("%s: %s", verb, error.message)
+    else:
+        LOG.info("%s %s took %.1f ms", verb, sandbox, timeline.seconds * 1000)
 
 
 def _refuse_loop(request: Request) -> None:
@@ -528,12 +483,14 @@ def _refuse_loop(request: Request) -> None:
         )
 
 
-def _serve(request: Request, configuration: Configuration, memory: Memory) -> Result | None:
+def _serve(
+    request: Request, configuration: Configuration, memory: Memory, timeline: Timeline
+) -> Result | None:
     settings = configuration.settings
     if configuration.problems and request.command not in ("DEL", "GC"):
         raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
     _require_version(request.command, settings.cni_version)
-    engine = engine_of(settings, request, memory)
+    engine = engine_of(settings, request, memory, timeline)
     if request.command == "ADD":
         return engine.add(request, configuration.runtime_config, configuration.previous)
     if request.command == "DEL":
@@ -557,7 +514,7 @@ def _require_version(command: str, version: str) -> None:
         )
 
 
-def log_to(settings: Settings) -> None:
+def log_to(settings: Settings, formatter: logging.Formatter | None = None) -> None:
     """Log to standard error and to a file, as the configuration says."""
     LOG.setLevel(LEVELS[settings.log_level])
     LOG.propagate = False
@@ -571,7 +528,7 @@ def log_to(settings: Settings) -> None:
         with suppress(OSError):
             handlers.append(_log_file(settings.log_file, settings.log_options))
     for handler in handlers or [logging.NullHandler()]:
-        handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
+        handler.setFormatter(formatter or logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
         LOG.addHandler(handler)
 
 
@@ -619,8 +576,9 @@ def problems_of_network(config: NetworkConfig, path: tuple[str, ...]) -> list[st
         )
         request = Request("ADD", "validate", "", "eth0", {}, path, {}, b"")
         try:
+            given, beside = plugin.execution({}), Memory()
             construct(
-                record, executed, plugin.execution({}), Namespaces(""), request=request, memory=Memory()
+                record, executed, given, Namespaces(""), request=request, memory=beside, timeline=Timeline()
             )
         except CNIError as error:
             found.append(error.message)
@@ -644,7 +602,7 @@ def plan_of(
     objects = Path(settings.store_directory) if is_there else directory
     settings = replace(settings, store_directory=str(objects), cni_dir=str(scratch))
     request = requests.parse(environment, stdin)
-    engine = engine_of(settings, request, Memory())
+    engine = engine_of(settings, request, Memory(), Timeline())
     plan = engine.plan(request, pod_of(pod), configuration.runtime_config, configuration.previous)
     return {
         "pod": plan.pod,

@@ -32,6 +32,8 @@ LOG = logging.getLogger("meta_cni")
 UCRED = struct.Struct("=iII")  # struct ucred, unix(7)
 BACKLOG = 512
 POLL_S = 0.5
+STUCK_S = 10.0
+"""A reader that has not looked for so long is stuck."""
 CLAIM_POLL_S = 0.05
 READ_BYTES = 1 << 16
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # accept(2)
@@ -184,6 +186,12 @@ class Server:
         self._callers: dict[int, Caller] = {}
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
+        self.refused = 0
+        """Calls that did not fit into the queue."""
+        self.gone = 0
+        """Callers who did not wait for their answer."""
+        self._turned = 0.0
+        """When the reader looked last, by the monotonic clock; 0 before it listens."""
         self._deaf_until = 0.0
         """No connection is accepted before: there is no descriptor for it."""
         self._bell, self._ear = socket.socketpair()
@@ -193,6 +201,22 @@ class Server:
         self._is_stopping.set()
         with suppress(OSError):  # it has ended already
             self._bell.send(b"!", socket.MSG_DONTWAIT)
+
+    @property
+    def is_alive(self) -> bool:
+        """The reader turns; before it listens, and when it has stopped, there is nothing to turn."""
+        is_turning = time.monotonic() - self._turned < STUCK_S
+        return is_turning or not self._turned or self._is_stopping.is_set()
+
+    def problems(self) -> list[str]:
+        """Why no call should come here now."""
+        if self._is_stopping.is_set():
+            return ["stopping: what was taken on is finished"]
+        if not self._turned:
+            return ["starting: another daemon has not ended, or what waits in the spool is done first"]
+        if self.queue.waiting >= self.limits.queue:
+            return [f"the queue is full: {self.queue.waiting} calls are waiting"]
+        return [] if self.is_alive else ["the reader is stuck"]
 
     def run(self) -> bool:
         """
@@ -247,6 +271,7 @@ class Server:
         LOG.info("serving on %s with %d workers", self.path, self.limits.workers)
         errands_at = time.monotonic() + self.limits.errands_s
         while not self._is_stopping.is_set():
+            self._turned = time.monotonic()
             for descriptor, _ in poll.poll(POLL_S):
                 if descriptor == listener.fileno():
                     self._accept(listener, poll)
@@ -330,6 +355,7 @@ class Server:
         caller.deadline = time.monotonic() + self.limits.answer_s
         poll.modify(caller.socket, 0)  # a caller that goes is told all the same
         if not self.queue.put(caller):
+            self.refused += 1
             full = TryAgainLater(f"{self.limits.queue} calls are waiting already: try again later")
             self._answer(caller, *told(full), poll)
 
@@ -369,7 +395,9 @@ class Server:
         if caller.is_gone and caller.verb not in WANTED:
             return
         printed, code = self.handle(call)
-        if not self._answer(caller, printed, code, poll) and caller.verb == "ADD" and code == 0:
+        is_taken = self._answer(caller, printed, code, poll)
+        self.gone += not is_taken
+        if not is_taken and caller.verb == "ADD" and code == 0:
             LOG.warning("ADD %s: the caller has gone: it is undone", caller.sandbox)
             self.handle(Call({**call.variables, "CNI_COMMAND": "DEL"}, call.stdin))
 

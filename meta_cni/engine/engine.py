@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meta_cni.cni import result as results
@@ -37,6 +37,7 @@ from meta_cni.engine.selection import DEFAULT_NETWORK, NETWORKS, Selection, pars
 from meta_cni.k8s.store import Kind, NotFound, Store
 from meta_cni.linux import netns
 from meta_cni.linux.namespaces import Namespaces
+from meta_cni.metrics import BUILT_IN, Chosen, Timeline
 from meta_cni.settings import Settings
 
 READINESS_WAIT_S = 45.0  # as Multus waits for readinessindicatorfile
@@ -61,6 +62,7 @@ class World:
     """(one attachment, valid (container id, interface)) -> one network's GC."""
     salvage: Callable[[str, str], tuple[list[str], tuple[CNIError, ...]]]
     """(container id, netns) -> what could be removed without a ledger entry, in words."""
+    timeline: Timeline = field(default_factory=Timeline)
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
 
@@ -80,14 +82,20 @@ class Engine:
         with self.ledger.locked(request.container_id, LOCK_WAIT_S), Namespaces(request.netns) as namespaces:
             _refuse_own(namespaces)
             entry = self._entry_for(request)
+            mark = self.world.timeline.mark
+            mark("lock")
             pod = self._pod(request)
+            mark("pod")
             plan = self.plan(request, pod, runtime_config, previous)
-            _log(request, plan)
+            self.world.timeline.chosen.extend(_chosen(plan))
+            mark("plan")
             path = self._path(request)
             records = execute.records_of(plan, self.settings.name, path, namespaces.identity)
             prepared = execute.prepare(plan, records, self.world.construct, namespaces)
+            mark("prepare")
             grown = replace(entry, records=(*entry.records, *records))
             self.ledger.write(grown)
+            mark("ledger")
             return self._attach(request, grown, pod, prepared, plan, previous, namespaces)
 
     def _attach(
@@ -104,13 +112,18 @@ class Engine:
         records = tuple(each.record for each in prepared)
         try:
             done = execute.run(prepared, plan.default_routes, previous, namespaces)
+            self.world.timeline.mark("attach")
             kept = entry.without(records)
             self.ledger.write(replace(kept, records=(*kept.records, *_completed(records, done))))
+            self.world.timeline.mark("ledger")
             attached = _attached(records, done)
             self._tell(pod, previous, attached)
+            self.world.timeline.mark("status")
             return status.merged(previous, attached, self.settings.result)
         except BaseException as error:
+            self.world.timeline.mark("failed")
             errors = self._roll_back(entry, records, namespaces)
+            self.world.timeline.mark("undo")
             if isinstance(error, CNIError) and errors:
                 raise join([error, *errors]) from error
             raise
@@ -265,7 +278,9 @@ class Engine:
                 self.ledger.remove(request.container_id)
                 return
             records = entry.of_request(request.interface)
+            self.world.timeline.mark("lock")
             errors = self._undo(entry, records, request.netns)
+            self.world.timeline.mark("detach")
         if errors:
             raise join(errors)
 
@@ -399,16 +414,12 @@ class Pod:
         return f"{self.namespace}/{self.name}" if self.name else ""
 
 
-def _log(request: Request, plan: Plan) -> None:
-    """A line for each plugin: what runs it, and why."""
+def _chosen(plan: Plan) -> Iterator[Chosen]:
+    """What runs each plugin, and why."""
     for step in plan.steps:
         for each in step.executions:
-            how = "built in" if each.is_builtin else each.binary
-            LOG.info(
-                "%s %s %s: network %s: %s: %s: %s",
-                *(request.command, request.container_id, step.interface, step.network),
-                *(each.plugin.type, how, each.reason),
-            )
+            how = BUILT_IN if each.is_builtin else each.binary
+            yield Chosen(step.network, step.interface, each.plugin.type, how, each.reason)
 
 
 def pod_of(document: Mapping[str, object]) -> Pod:

@@ -9,7 +9,7 @@ plugin's (plugins/ipam/host-local), so that either program continues where the o
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from meta_cni.cni.config import PluginConfig, Section
@@ -300,6 +300,38 @@ def _release_all(directory: Path, container_id: str, deadline_s: float) -> list[
         mine = reservations.listing(directory, container_id)
         reservations.remove(mine)
     return mine
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One range set."""
+
+    name: str
+    used: int
+    free: int
+
+
+def usage(options: Options) -> list[Usage]:
+    """How many addresses of each range set are taken, and how many can still be had. Raises IOFailure."""
+    taken = [each for each in map(_address_of, reservations.names(options.directory)) if each is not None]
+    found = []
+    for each in options.sets:
+        used = sum(1 for address in taken if ranges.find(each, address))
+        free = sum(map(_count, each)) - used
+        found.append(Usage(ranges.name_of(each), used, max(0, free)))
+    return found
+
+
+def _address_of(name: str) -> Address | None:
+    try:
+        return ip_address(name)
+    except ValueError:
+        return None
+
+
+def _count(range_: Range) -> int:
+    """Its addresses; the gateway is given to nobody."""
+    return int(range_.end) - int(range_.start) + 1 - (range_.gateway in range_)
 
 
 def describe(options: Options) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meta_cni import compose
+from meta_cni import compose, node
 from meta_cni.cni.config import NetworkConfig
 from meta_cni.cni.errors import BadConfig, CNIError, IOFailure, NotAvailable
 from meta_cni.daemon import configuration
@@ -681,7 +681,7 @@ def test_the_daemon_asks_the_primary_s_own_plugins(own: Options, tmp_path: Path)
     plugin = tmp_path / "bin" / "primary-of-somebody"
     script(plugin, """echo '{"code": 50, "msg": "no route to the others yet"}'; exit 1""")
     (own.directory / "10-a.conflist").write_text(conflist({"type": plugin.name}))
-    generator = compose.generator_of(own)
+    generator = node.generator_of(own)
 
     generator.turn()
     assert "no route to the others yet" in generator.problem()
@@ -701,7 +701,7 @@ def test_a_primary_without_status_is_not_asked(own: Options, tmp_path: Path):
     """Before 1.1.0 there is no such verb."""
     script(tmp_path / "bin" / "old", "exit 1")
     (own.directory / "10-a.conflist").write_text(conflist({"type": "old"}, version="1.0.0"))
-    generator = compose.generator_of(own)
+    generator = node.generator_of(own)
 
     generator.turn()
 
@@ -712,7 +712,7 @@ def test_a_shim_in_the_plugin_directory_is_known_by_what_it_is(own: Options, tmp
     """P-14: by a name that nobody could guess."""
     (tmp_path / "bin" / "x").write_bytes((Path(compose.__file__).parent / "shim" / "shim.py").read_bytes())
     (own.directory / "10-a.conflist").write_text(conflist({"type": "x"}))
-    generator = compose.generator_of(own)
+    generator = node.generator_of(own)
 
     generator.turn()
 
@@ -721,7 +721,7 @@ def test_a_shim_in_the_plugin_directory_is_known_by_what_it_is(own: Options, tmp
 
 def test_keys_that_have_no_effect_are_told(own: Options, caplog: pytest.LogCaptureFixture):
     """A file of Multus' daemon works as it is."""
-    compose.generator_of(own)
+    node.generator_of(own)
 
     assert ["keys of Multus' server that have no effect: socketDir"] == [
         each.message for each in caplog.records

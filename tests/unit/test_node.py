@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from meta_cni import compose
+from meta_cni import node
 
 INFINITE = resource.RLIM_INFINITY
 CASES = [
@@ -22,10 +22,10 @@ def test_workers_have_descriptors_left_whoever_calls(
     mocker, limits: tuple[int, int], expected: tuple[int, int]
 ):
     """An ADD that cannot open a socket fails; one that waits to be accepted does not."""
-    mocker.patch.object(compose.resource, "getrlimit", return_value=limits)
-    raised = mocker.patch.object(compose.resource, "setrlimit")
+    mocker.patch.object(node.resource, "getrlimit", return_value=limits)
+    raised = mocker.patch.object(node.resource, "setrlimit")
 
-    connections = compose._connections(workers=8, queue=1000)
+    connections = node._connections(workers=8, queue=1000)
 
     soft = raised.call_args.args[1][0] if raised.called else limits[0]
     assert expected == (connections, soft)

@@ -1,0 +1,172 @@
+"""
+What requests cost and what became of them: one timeline a request, and the daemon's metrics.
+
+A timeline is a clock that is read between steps; it costs microseconds and needs nothing. The
+metrics are kept and written by prometheus_client, which is imported when there is a daemon to have
+them. No label names a pod or a container: there are as many series as networks and plugins.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+BUILT_IN = "built in"
+VERBS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One plugin of one attachment, as it ran."""
+
+    network: str
+    interface: str
+    type: str
+    verb: str
+    how: str
+    """BUILT_IN, or the path of what was executed."""
+    seconds: float
+    is_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """How a plugin of a plan is run, and why."""
+
+    network: str
+    interface: str
+    type: str
+    how: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Timeline:
+    """One request: how long its steps took, and what ran."""
+
+    started: float = field(default_factory=time.perf_counter)
+    steps_s: dict[str, float] = field(default_factory=dict)
+    ran: list[Ran] = field(default_factory=list)
+    chosen: list[Chosen] = field(default_factory=list)
+    _last: float = 0.0
+
+    def mark(self, step: str) -> None:
+        """All since the last mark was this step."""
+        now = time.perf_counter()
+        self.steps_s[step] = self.steps_s.get(step, 0.0) + now - (self._last or self.started)
+        self._last = now
+
+    @contextmanager
+    def running(self, network: str, interface: str, plugin_type: str, verb: str, how: str) -> Iterator[None]:
+        """One call of a delegate; several may run at the same time."""
+        started = time.perf_counter()
+        is_failed = True
+        try:
+            yield
+            is_failed = False
+        finally:
+            seconds = time.perf_counter() - started
+            self.ran.append(Ran(network, interface, plugin_type, verb, how, seconds, is_failed))
+
+    @property
+    def seconds(self) -> float:
+        """Since the request came."""
+        return time.perf_counter() - self.started
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A value that is looked up when somebody asks for the metrics."""
+
+    name: str
+    help: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_counter: bool = False
+
+
+class Metrics:
+    """The metrics of a daemon."""
+
+    def __init__(self, read: Callable[[], Iterable[Reading]] = tuple) -> None:
+        """`read` looks up everything that is not counted here; it may raise nothing."""
+        from prometheus_client import CollectorRegistry, Counter, Histogram  # noqa: PLC0415 - 60 ms to import
+
+        self._registry = CollectorRegistry()
+        self._requests = Histogram(
+            "meta_cni_request_duration_seconds",
+            "From the call's arrival at a worker to its answer",
+            ["verb"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self._networks = Histogram(
+            "meta_cni_network_duration_seconds",
+            "All plugins of one network for one pod",
+            ["network", "verb"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self._delegates = Histogram(
+            "meta_cni_delegate_duration_seconds",
+            "One call of one plugin",
+            ["type", "verb", "how"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "meta_cni_errors",
+            "Answers that were errors, by CNI error code",
+            ["verb", "code"],
+            registry=self._registry,
+        )
+        self._registry.register(_Readings(read))
+
+    def observe(self, verb: str, timeline: Timeline, code: int) -> None:
+        """Count one answered request; `code` is the CNI error code, 0 for success."""
+        verb = verb if verb in VERBS else "other"
+        self._requests.labels(verb).observe(timeline.seconds)
+        if code:
+            self._errors.labels(verb, str(code)).inc()
+        by_network: dict[tuple[str, str, str], float] = {}
+        for each in timeline.ran:
+            how = each.how if each.how == BUILT_IN else "executed"
+            self._delegates.labels(each.type, each.verb, how).observe(each.seconds)
+            key = (each.network, each.interface, each.verb)
+            by_network[key] = by_network.get(key, 0.0) + each.seconds
+        for (network, _, ran), seconds in by_network.items():
+            self._networks.labels(network, ran).observe(seconds)
+
+    def exposed(self) -> bytes:
+        """All of it, in the text format of Prometheus."""
+        from prometheus_client import generate_latest  # noqa: PLC0415
+
+        return generate_latest(self._registry)
+
+
+class _Readings:
+    """What is looked up, as the library wants it."""
+
+    def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
+        self._read = read
+
+    def describe(self) -> "Iterable[Metric]":
+        """Nothing: looking it up when the library is told of it would be too early."""
+        return ()
+
+    def collect(self) -> "Iterator[Metric]":
+        """One family a name."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
+
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+        for each in self._read():
+            if each.name not in families:
+                kind = CounterMetricFamily if each.is_counter else GaugeMetricFamily
+                families[each.name] = kind(each.name, each.help, labels=list(each.labels))
+            families[each.name].add_metric(list(each.labels.values()), each.value)
+        yield from families.values()

@@ -1,0 +1,239 @@
+"""
+The daemon of a node: the server, its spool, what it tells, and what is generated beside.
+
+Above everything that serves a request, because it is made of one more part: the process that stays.
+"""
+
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import delegates
+from meta_cni import compose, invoke
+from meta_cni import settings as settings_table
+from meta_cni.cni.config import NetworkConfig, RawObject
+from meta_cni.cni.errors import CNIError
+from meta_cni.cni.request import Request
+from meta_cni.daemon import http
+from meta_cni.daemon.configuration import Generator, Options
+from meta_cni.daemon.log import FIELDS, JSONLines, fields_of
+from meta_cni.daemon.server import Errand, Limits, Server, own_directory
+from meta_cni.daemon.spool import Spool
+from meta_cni.daemon.wire import Call
+from meta_cni.engine.ledger import Ledger
+from meta_cni.ipam import host_local
+from meta_cni.linux import process
+from meta_cni.metrics import Metrics, Reading, Timeline
+from meta_cni.settings import Settings
+
+DAEMON = "META_CNI_DAEMON"
+"""Set for what a daemon executes: the directory of its socket, so that the next one there knows it."""
+ORPHANS_DEADLINE_S = 5.0
+DESCRIPTORS = 32
+"""What a worker has open at most: sockets, namespaces, locks, files, a plugin's pipes."""
+SPARE_DESCRIPTORS = 64
+FEWEST_CONNECTIONS = 8
+LOG = logging.getLogger("meta_cni")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for."""
+
+    socket: Path
+    spool: Path
+    log_level: str
+    workers: int
+    queue: int
+    http: str = ""
+    """ADDRESS:PORT of metrics and probes; empty for none."""
+    options: Options | None = None
+    """How our configuration is generated; None when it is not."""
+
+
+def run(wanted: Wanted) -> bool:
+    """
+    Serve the shims of a node until SIGTERM or SIGINT; returns whether everything was done by then.
+
+    What waits in the spool is done before anybody is served. Raises BadConfig; IOFailure when the
+    socket is served already, is not in a directory of our own, or the port is not free.
+    """
+    _log_as_json(wanted)
+    for plugin_type in delegates.BUILTIN:
+        delegates.load(plugin_type)
+    return Node(wanted).run()
+
+
+class Node:
+    """A daemon with all that belongs to it."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.metrics = Metrics(self.readings)
+        root = wanted.options.root if wanted.options else ""
+        self.memory = compose.Memory(is_remembering=True, root=root, tell=self.tell)
+        self.spool = Spool(wanted.spool)
+        self.generator = generator_of(wanted.options) if wanted.options else None
+        found = own_directory(wanted.socket.parent)
+        mark = f"{found.st_dev}:{found.st_ino}"
+        self._handle = partial(_handle, marks={DAEMON: mark}, memory=self.memory)
+        connections = _connections(wanted.workers, wanted.queue)
+        self.server = Server(
+            wanted.socket,
+            partial(self.spool.serve, handle=self._handle),
+            Limits(workers=wanted.workers, queue=wanted.queue, connections=connections),
+            prepare=partial(_clear_up, self.spool, f"{DAEMON}={mark}"),
+            errands=self._errands,
+        )
+
+    def _errands(self) -> list[Errand]:
+        """What waits in the spool."""
+        due = self.spool.due()
+        return [Errand(each, partial(self.spool.settle, each, self._handle)) for each in due]
+
+    def run(self) -> bool:
+        """Until a signal comes."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.server.stop())
+        with ExitStack() as stack:
+            if self.wanted.http:
+                pages = http.Pages(self.metrics.exposed, lambda: self.server.is_alive, self.problems)
+                stack.enter_context(http.serving(self.wanted.http, pages))
+            if self.generator is not None:
+                over = threading.Event()
+                generating = threading.Thread(target=self.generator.run, args=(over,), name="configuration")
+                generating.start()
+                stack.callback(generating.join)
+                stack.callback(over.set)
+            return self.server.run()
+
+    def tell(self, variables: Mapping[str, str], timeline: Timeline, error: CNIError | None) -> None:
+        """One line in the log, and the metrics."""
+        fields = fields_of(variables, timeline, error)
+        level = logging.ERROR if error else logging.INFO
+        LOG.log(level, "%s %s", fields["verb"], error or "is done", extra={FIELDS: fields})
+        self.metrics.observe(fields["verb"], timeline, fields["code"])
+
+    def problems(self) -> list[str]:
+        """Why the node is not ready, a line each."""
+        found = self.server.problems()
+        if self.generator is not None and self.generator.problem():
+            found.append(self.generator.problem())
+        return found + [
+            f"write the ledger in {each}: expected a directory that can be written"
+            for each in self._state_directories()
+            if os.path.isdir(each) and not os.access(each, os.W_OK)
+        ]
+
+    def _state_directories(self) -> list[str]:
+        own = {self.wanted.options.cni_dir} if self.wanted.options else set()
+        return sorted(own | self.memory.state_directories)
+
+    def readings(self) -> Iterator[Reading]:
+        """What is looked up when somebody asks."""
+        server, queue = self.server, self.server.queue
+        yield Reading("meta_cni_queue_length", "Calls that wait for a worker", queue.waiting)
+        yield Reading("meta_cni_requests_in_flight", "Calls that workers serve", queue.in_work)
+        yield Reading("meta_cni_workers", "Workers", server.limits.workers)
+        refused = "Calls that did not fit into the queue"
+        yield Reading("meta_cni_calls_refused", refused, server.refused, is_counter=True)
+        gone = "Callers who did not wait for their answer"
+        yield Reading("meta_cni_callers_gone", gone, server.gone, is_counter=True)
+        with suppress(CNIError):
+            waiting = self.spool.waiting()
+            yield Reading("meta_cni_spool_entries", "DELs that wait in the spool", len(waiting))
+            failing = sum(1 for each in waiting if each.pause_s)
+            yield Reading("meta_cni_spool_failing_entries", "DELs in the spool that failed", failing)
+        yield from self._ledger_readings()
+        yield from self._pool_readings()
+
+    def _ledger_readings(self) -> Iterator[Reading]:
+        entries = damaged = 0
+        for each in self._state_directories():
+            ledger = Ledger(Path(each) / "ledger")
+            with suppress(OSError):
+                entries += len(ledger.container_ids())
+                damaged += len(ledger.damaged())
+        yield Reading("meta_cni_ledger_entries", "Sandboxes with attachments", entries)
+        yield Reading("meta_cni_ledger_damaged_entries", "Entries that were set aside", damaged)
+
+    def _pool_readings(self) -> Iterator[Reading]:
+        """Of every host-local network that a request has named so far."""
+        for (network, _), options in sorted(self.memory.pools.copy().items(), key=lambda each: each[0]):
+            with suppress(CNIError):
+                for each in host_local.usage(options):
+                    labels = {"network": network, "range": each.name}
+                    used, free = "Addresses that are taken", "Addresses that can be had"
+                    yield Reading("meta_cni_pool_used_addresses", used, each.used, labels)
+                    yield Reading("meta_cni_pool_free_addresses", free, each.free, labels)
+
+
+def _log_as_json(wanted: Wanted) -> None:
+    """To standard error, and to the `logFile` of the daemon's own file."""
+    LOG.setLevel(compose.LEVELS[wanted.log_level])
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JSONLines())
+    logging.getLogger().addHandler(handler)
+    if wanted.options is not None:
+        _log_as(wanted.options, wanted.log_level)
+
+
+def generator_of(options: Options) -> Generator:
+    """What keeps our configuration as it should be; it knows the node's plugins."""
+    if options.ignored:
+        LOG.warning("keys of Multus' server that have no effect: %s", ", ".join(options.ignored))
+    path = (options.bin_dir,)
+    request = Request("STATUS", "", "", "", {}, path, os.environ, b"")
+    ask = partial(
+        compose.status_of, path=path, request=request, settings=_settings_of(options), root=options.root
+    )
+
+    def is_own(plugin_type: str) -> bool:
+        return compose.is_ourselves(os.path.join(options.bin_dir, plugin_type))
+
+    def status(network: NetworkConfig) -> None:
+        for plugin in network.plugins:
+            ask(plugin.execution({}).raw.text(), network.name)
+
+    return Generator(options, is_own, status)
+
+
+def _settings_of(options: Options) -> Settings:
+    return settings_table.parse(RawObject.of(options.merged).values(), ())[0]
+
+
+def _log_as(options: Options, log_level: str) -> None:
+    """The daemon logs into the `logFile` of its own file, too."""
+    settings = _settings_of(options)
+    if settings.log_file:
+        compose.log_to(replace(settings, log_level=log_level), JSONLines())
+
+
+def _connections(workers: int, queue: int) -> int:
+    """How many callers there may be, so that workers have descriptors left; the limit is raised for them."""
+    kept = DESCRIPTORS * workers + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = kept + queue + SPARE_DESCRIPTORS
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(FEWEST_CONNECTIONS, min(soft, wanted) - kept)
+
+
+def _handle(call: Call, marks: Mapping[str, str], memory: compose.Memory) -> tuple[bytes, int]:
+    return compose.serve({**call.variables, **marks}, call.stdin, memory)
+
+
+def _clear_up(kept: Spool, variable: str) -> None:
+    """End the plugins of a daemon that was killed, before anything that they do is undone."""
+    for pid in process.end_left(variable, invoke.STDIN_LINK, ORPHANS_DEADLINE_S):
+        LOG.warning("process %d of a daemon that was killed was still running: it is ended", pid)
+    kept.clear_unfinished()

@@ -1,0 +1,160 @@
+"""/metrics, /healthz and /readyz, and clients that mean no good."""
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
+
+import pytest
+from pytest_mock import MockerFixture
+
+from meta_cni.cni.errors import BadConfig
+from meta_cni.daemon import http
+from meta_cni.daemon.http import Pages
+
+WAIT_S = 10
+
+
+class Told:
+    """What is told, and may be changed."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.is_alive = True
+        self.error: Exception | None = None
+
+    def metrics(self) -> bytes:
+        if self.error is not None:
+            raise self.error
+        return b"a 1.0\n"
+
+    @property
+    def pages(self) -> Pages:
+        return Pages(self.metrics, lambda: self.is_alive, lambda: self.problems)
+
+
+def free_port(family: int = socket.AF_INET, address: str = "127.0.0.1") -> int:
+    with socket.socket(family) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+Serve = Callable[..., int]
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def port(told: Told) -> Iterator[int]:
+    """Of a server that runs."""
+    number = free_port()
+    with http.serving(f"127.0.0.1:{number}", told.pages):
+        until_served(number)
+        yield number
+
+
+def until_served(number: int, address: str = "127.0.0.1") -> None:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            socket.create_connection((address, number)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def asked(number: int, path: str, method: str = "GET", address: str = "127.0.0.1") -> tuple[int, str]:
+    connection = HTTPConnection(address, number, timeout=WAIT_S)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_each_page_tells_its_part(port: int, told: Told):
+    """The kubelet looks at the status, people at the text."""
+    assert (200, "a 1.0\n") == asked(port, "/metrics?x=1")
+    assert (200, "ok\n") == asked(port, "/healthz")
+    assert (200, "ok\n") == asked(port, "/readyz")
+    assert 404 == asked(port, "/")[0]
+    told.problems = ["starting", "the queue is full"]
+    told.is_alive = False
+    assert (503, "starting\nthe queue is full\n") == asked(port, "/readyz")
+    assert (503, "not serving\n") == asked(port, "/healthz")
+
+
+def test_head_has_no_content_and_nothing_else_is_served(port: int):
+    """Nobody can post anything."""
+    assert (200, "") == asked(port, "/metrics", "HEAD")
+    assert 501 == asked(port, "/metrics", "POST")[0]
+
+
+def test_a_scrape_that_fails_is_an_answer_and_the_next_is_served(port: int, told: Told):
+    """A bug here must not touch anything else."""
+    told.error = ZeroDivisionError("oops")
+    assert 500 == asked(port, "/metrics")[0]
+    told.error = None
+
+    assert 200 == asked(port, "/metrics")[0]
+
+
+def test_slow_clients_hold_nobody_up(port: int, mocker: MockerFixture):
+    """All places taken by clients that say nothing are free again after a time-out."""
+    mocker.patch.object(http._Handler, "timeout", 0.3)
+    with ExitStack() as stack:
+        for _ in range(3 * http.AT_ONCE):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                assert 200 == asked(port, "/healthz")[0]
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_a_port_that_is_taken_is_told_and_waited_for(
+    told: Told, caplog: pytest.LogCaptureFixture, mocker: MockerFixture
+):
+    """The daemon before this one drains; a node must not be without one for the sake of metrics."""
+    mocker.patch.object(http, "RETRY_S", 0.02)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = int(taken.getsockname()[1])
+        with caplog.at_level(logging.ERROR), http.serving(f"127.0.0.1:{number}", told.pages):
+            deadline = time.monotonic() + WAIT_S
+            while not caplog.records:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            taken.close()
+            until_served(number)
+
+            assert 200 == asked(number, "/healthz")[0]
+
+    expected = f"serve metrics on 127.0.0.1 port {number}: Address already in use: it is tried again"
+    assert [expected] == [each.message for each in caplog.records]
+
+
+def test_ipv6_is_served(told: Told):
+    """In brackets, as in every URL."""
+    number = free_port(socket.AF_INET6, "::1")
+    with http.serving(f"[::1]:{number}", told.pages):
+        until_served(number, "::1")
+
+        assert 200 == asked(number, "/healthz", address="::1")[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["9464", ":9464", "localhost:1", "::1:9464", "[::1]", "127.0.0.1:x", "1.2.3.4:70000"]
+)
+def test_what_is_no_address_and_port_is_refused(text: str):
+    """Before anything is served."""
+    with pytest.raises(BadConfig, match=r"expected ADDRESS:PORT, as in 127\.0\.0\.1:9464"):
+        http.parse(text)
