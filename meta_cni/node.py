@@ -37,6 +37,8 @@ from meta_cni.settings import Settings
 DAEMON = "META_CNI_DAEMON"
 """Set for what a daemon executes: the directory of its socket, so that the next one there knows it."""
 ORPHANS_DEADLINE_S = 5.0
+RELIEF = 32
+"""Workers more, while plugins hang."""
 DESCRIPTORS = 32
 """What a worker has open at most: sockets, namespaces, locks, files, a plugin's pipes."""
 SPARE_DESCRIPTORS = 64
@@ -85,11 +87,16 @@ class Node:
         found = own_directory(wanted.socket.parent)
         mark = f"{found.st_dev}:{found.st_ino}"
         self._handle = partial(_handle, marks={DAEMON: mark}, memory=self.memory)
-        connections = _connections(wanted.workers, wanted.queue)
+        limits = Limits(
+            workers=wanted.workers,
+            relief=RELIEF,
+            queue=wanted.queue,
+            connections=_connections(wanted.workers, wanted.queue),
+        )
         self.server = Server(
             wanted.socket,
             partial(self.spool.serve, handle=self._handle),
-            Limits(workers=wanted.workers, queue=wanted.queue, connections=connections),
+            limits,
             prepare=partial(_clear_up, self.spool, f"{DAEMON}={mark}"),
             errands=self._errands,
         )
@@ -219,7 +226,7 @@ def _log_as(options: Options, log_level: str) -> None:
 
 def _connections(workers: int, queue: int) -> int:
     """How many callers there may be, so that workers have descriptors left; the limit is raised for them."""
-    kept = DESCRIPTORS * workers + SPARE_DESCRIPTORS
+    kept = DESCRIPTORS * (workers + RELIEF) + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = kept + queue + SPARE_DESCRIPTORS
     if soft < wanted:

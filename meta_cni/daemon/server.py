@@ -50,6 +50,10 @@ class Limits:
 
     workers: int = field(default_factory=lambda: 4 * (os.cpu_count() or 1))
     """The work is waiting: for the kernel, for executed plugins."""
+    relief: int = 32
+    """More workers for as long as all are held up, by plugins that hang."""
+    held_up_s: float = 1.0
+    """When no call was begun for so long though some wait."""
     queue: int = 1000
     """Calls that wait for a worker."""
     connections: int = 2000
@@ -111,6 +115,8 @@ class Queue:
         self.waiting = 0
         self.in_work = 0
         self._is_closed = False
+        self._moved = 0.0
+        """When a call was taken last, or the first one came that none was ready for."""
 
     def put(self, caller: Caller | Errand) -> bool:
         """Take it on, unless the queue is full."""
@@ -124,20 +130,31 @@ class Queue:
             else:
                 if caller.sandbox:
                     self._behind[caller.sandbox] = deque()
-                self._ready.append(caller)
+                self._make_ready(caller)
                 self._changed.notify()
             return True
 
-    def take(self) -> Caller | Errand | None:
-        """The next one; None when there will be no more."""
+    def _make_ready(self, caller: Caller | Errand) -> None:
+        if not self._ready:
+            self._moved = time.monotonic()
+        self._ready.append(caller)
+
+    def take(self, *, is_patient: bool = True) -> Caller | Errand | None:
+        """The next one; None when there will be no more, for who is not patient when there is none now."""
         with self._changed:
             while not self._ready:
-                if self._is_closed and not self.waiting:
+                if not is_patient or (self._is_closed and not self.waiting):
                     return None
                 self._changed.wait()
             self.waiting -= 1
             self.in_work += 1
+            self._moved = time.monotonic()
             return self._ready.popleft()
+
+    def is_held_up(self, seconds: float) -> bool:
+        """Has nobody taken anything for so long, though there is something?"""
+        with self._changed:
+            return bool(self._ready) and time.monotonic() - self._moved > seconds
 
     def done(self, caller: Caller | Errand) -> None:
         """Let the next one of the same sandbox come."""
@@ -145,7 +162,7 @@ class Queue:
             self.in_work -= 1
             behind = self._behind.get(caller.sandbox)
             if behind:
-                self._ready.append(behind.popleft())
+                self._make_ready(behind.popleft())
             elif caller.sandbox:
                 del self._behind[caller.sandbox]
             self._changed.notify_all()
@@ -182,6 +199,8 @@ class Server:
         self.errands = errands
         self._on_errands: set[str] = set()
         """Sandboxes whose errand is not done yet."""
+        self._relieving = 0
+        """Workers beyond the usual ones."""
         self.queue = Queue(self.limits.queue)
         self._callers: dict[int, Caller] = {}
         self._lock = threading.Lock()
@@ -278,6 +297,7 @@ class Server:
                 elif descriptor != self._ear.fileno():
                     self._hear(descriptor, poll)
             self._expire(poll)
+            self._relieve(poll)
             if self._deaf_until and self._deaf_until < time.monotonic():
                 self._deaf_until = 0.0
                 poll.modify(listener, select.EPOLLIN)
@@ -372,9 +392,34 @@ class Server:
                 error = TryAgainLater(f"{each.verb} is not done within {self.limits.answer_s:g} s")
                 self._answer(each, *told(error), poll)
 
-    def _work(self, poll: select.epoll) -> None:
+    def _relieve(self, poll: select.epoll) -> None:
+        """One more worker where all are held up; it goes when there is nothing to do."""
+        if not self.queue.is_held_up(self.limits.held_up_s):
+            return
+        with self._lock:
+            if self._relieving >= self.limits.relief:
+                return
+            self._relieving += 1
+        LOG.warning("all workers are held up: %d more for now", self._relieving)
+        thread = threading.Thread(target=self._help_out, args=(poll,), name="relief", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are to be had
+            self._relieved()
+
+    def _help_out(self, poll: select.epoll) -> None:
+        try:
+            self._work(poll, is_patient=False)
+        finally:
+            self._relieved()
+
+    def _relieved(self) -> None:
+        with self._lock:
+            self._relieving -= 1
+
+    def _work(self, poll: select.epoll, *, is_patient: bool = True) -> None:
         """A worker's life."""
-        while (taken := self.queue.take()) is not None:
+        while (taken := self.queue.take(is_patient=is_patient)) is not None:
             try:
                 if isinstance(taken, Caller):
                     self._serve(taken, poll)

@@ -9,10 +9,10 @@ from meta_cni import node
 INFINITE = resource.RLIM_INFINITY
 CASES = [
     # soft, hard; callers, soft limit afterwards
-    ((1024, 4096), (1064, 1384)),
-    ((1024, INFINITE), (1064, 1384)),
+    ((1024, 4096), (1064, 2408)),
+    ((1024, INFINITE), (1064, 2408)),
     ((65536, 65536), (1064, 65536)),
-    ((1024, 1024), (704, 1024)),
+    ((1024, 2000), (656, 2000)),
     ((100, 100), (8, 100)),
 ]
 

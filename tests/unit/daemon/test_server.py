@@ -20,6 +20,7 @@ from meta_cni.daemon.server import Errand, Limits, Server
 from meta_cni.daemon.wire import Call
 
 WAIT_S = 10
+QUIET: dict[str, float] = {"workers": 2, "queue": 50, "held_up_s": 60}
 
 
 class Served:
@@ -81,7 +82,7 @@ def serve(path: Path) -> Iterator[Serve]:
     with ExitStack() as stack:
 
         def start(**limits: float) -> Served:
-            made = Served(path, Limits(**{"workers": 2, "queue": 50, **limits}))  # type: ignore[arg-type]
+            made = Served(path, Limits(**{**QUIET, **limits}))  # type: ignore[arg-type]
             stack.callback(made.stop)
             return made
 
@@ -137,6 +138,55 @@ def test_calls_of_one_sandbox_are_done_one_after_the_other_and_others_meanwhile(
     gate.set()
     assert [0, 0, 0] == [answered(each)[1] for each in waiting]
     assert ["ADD", "CHECK", "DEL"] == [verb for verb, sandbox in served.calls if sandbox == "a"]
+
+
+def test_plugins_that_hang_hold_up_nobody_else(serve: Serve, path: Path):
+    """Though they are more than there are workers; the relief goes when all is done."""
+    served = serve(workers=2, held_up_s=0.1)
+    hanging = ("a", "b", "c", "d")
+    gate = threading.Event()
+    served.gates.update(dict.fromkeys(hanging, gate))
+    waiting = [sent(path, "ADD", each) for each in hanging]
+
+    outcome = ask(path, "ADD", "other")
+    gate.set()
+
+    assert (b"answer to {}", 0) == outcome
+    assert [0] * 4 == [answered(each)[1] for each in waiting]
+    until(lambda: not [each for each in threading.enumerate() if each.name == "relief"])
+    assert 0 == ask(path, "ADD", "other")[1]
+
+
+def test_relief_has_a_bound(serve: Serve, path: Path):
+    """Threads without end would be no help."""
+    served = serve(workers=1, held_up_s=0.1, relief=1)
+    gate = threading.Event()
+    served.gates.update(dict.fromkeys(("a", "b"), gate))
+    waiting = [sent(path, "ADD", each) for each in ("a", "b", "other")]
+    until(lambda: len(served.calls) == 2)
+    time.sleep(1.2)
+
+    calls = list(served.calls)
+    gate.set()
+
+    assert [("ADD", "a"), ("ADD", "b")] == calls
+    assert [0] * 3 == [answered(each)[1] for each in waiting]
+
+
+def test_relief_that_cannot_be_had_costs_nothing(serve: Serve, path: Path, mocker):
+    """A node without a thread left."""
+    served = serve(workers=1, held_up_s=0.1)
+    gate = served.gates["a"] = threading.Event()
+    waiting = [sent(path, "ADD", each) for each in ("a", "other")]
+    until(lambda: served.calls)
+    start = mocker.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
+    until(lambda: start.call_count > 1)
+    mocker.stopall()
+
+    gate.set()
+
+    assert [0, 0] == [answered(each)[1] for each in waiting]
+    assert 0 == served.server._relieving
 
 
 def test_what_does_not_fit_into_the_queue_is_told_at_once(serve: Serve, path: Path):
