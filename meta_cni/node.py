@@ -104,7 +104,7 @@ class Node:
     def _errands(self) -> list[Errand]:
         """What waits in the spool."""
         due = self.spool.due()
-        return [Errand(each, partial(self.spool.settle, each, self._handle)) for each in due]
+        return [Errand(each, partial(self.spool.settle, mine, self._handle)) for each, mine in due.items()]
 
     def run(self) -> bool:
         """Until a signal comes."""

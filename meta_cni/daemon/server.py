@@ -256,8 +256,7 @@ class Server:
             ]
             for each in workers:
                 each.start()
-            self._send_on_errands()
-            self.queue.is_empty_within(self.limits.first_s)
+            self._do_errands_first()
             with listening(self.path) as listener:
                 is_lost = not self._listen(listener, poll)
             self._hang_up(poll)
@@ -269,18 +268,27 @@ class Server:
                 )
             return is_done
 
-    def _send_on_errands(self) -> None:
-        """Give the workers what nobody waits for; what does not fit is taken on the next time."""
+    def _do_errands_first(self) -> None:
+        """All that there are, but not for ever."""
+        until = time.monotonic() + self.limits.first_s
+        while not self._send_on_errands() and time.monotonic() < until:
+            self.queue.is_empty_within(until - time.monotonic())
+        self.queue.is_empty_within(max(0.0, until - time.monotonic()))
+
+    def _send_on_errands(self) -> bool:
+        """Give the workers what nobody waits for; did it all fit?"""
         try:
             errands = self.errands()
         except CNIError as error:
             LOG.error("%s", error.message)
-            return
+            return True
         for each in errands:
             if each.sandbox not in self._on_errands:
                 self._on_errands.add(each.sandbox)
                 if not self.queue.put(each):
                     self._on_errands.discard(each.sandbox)
+                    return False
+        return True
 
     def _listen(self, listener: socket.socket, poll: select.epoll) -> bool:
         """Take calls on until it is time to stop, or nobody can find us any more: was it time?"""

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +102,13 @@ class Spool:
         self._known[path.name] = read
         return read
 
-    def due(self) -> list[str]:
-        """The containers with a request that is to be tried now, in the order they came."""
+    def due(self) -> dict[str, list[Waiting]]:
+        """By container what waits of it, where any of that is to be tried now; in the order they came."""
         now = time.monotonic()
-        return list(dict.fromkeys(each.container_id for each in self.waiting() if each.due <= now))
+        found: dict[str, list[Waiting]] = {}
+        for each in self.waiting():
+            found.setdefault(each.container_id, []).append(each)
+        return {key: mine for key, mine in found.items() if any(each.due <= now for each in mine)}
 
     def serve(self, call: Call, handle: Handle) -> tuple[bytes, int]:
         """
@@ -126,14 +129,14 @@ class Spool:
     def _left(self, container_id: str, handle: Handle) -> list[str]:
         """As settle(); a spool that cannot be read, told by due(), keeps nobody."""
         try:
-            return self.settle(container_id, handle) if container_id else []
+            waiting = self.waiting() if container_id else []
         except IOFailure:
             return []
+        return self.settle([each for each in waiting if each.container_id == container_id], handle)
 
-    def settle(self, container_id: str, handle: Handle) -> list[str]:
-        """Do what waits of a container; says of each that is left why."""
-        mine = [each for each in self.waiting() if each.container_id == container_id]
-        reasons = [self._do(each, handle) for each in mine]
+    def settle(self, mine: Sequence[Waiting], handle: Handle) -> list[str]:
+        """Do what waits of a container, but for what was done meanwhile; says of each that is left why."""
+        reasons = [self._do(each, handle) for each in mine if each.path.exists()]
         return [each for each in reasons if each]
 
     def _do(self, waiting: Waiting, handle: Handle) -> str:

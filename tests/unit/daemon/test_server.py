@@ -622,8 +622,8 @@ class Errands:
             assert self.gate.wait(WAIT_S)
         if sandbox == "bug":
             raise ZeroDivisionError
-        self.done.append(sandbox)
         self.sandboxes.remove(sandbox)
+        self.done.append(sandbox)
 
 
 def test_errands_are_done_before_anybody_is_served(path: Path):
@@ -636,6 +636,16 @@ def test_errands_are_done_before_anybody_is_served(path: Path):
     until(lambda: server.is_served(path))
 
     assert (False, ["b", "a"]) == (is_early, errands.done)
+    served.stop()
+
+
+def test_more_errands_than_the_queue_holds_are_done_before_anybody_is_served(path: Path):
+    """A node whose daemon was away while all its pods went."""
+    errands = Errands(*(f"s{number}" for number in range(100)))
+    served = Served(path, Limits(workers=2, queue=10), errands=errands.due)
+
+    assert [] == errands.sandboxes
+    assert 100 == len(errands.done)
     served.stop()
 
 

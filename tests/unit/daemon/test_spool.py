@@ -45,6 +45,14 @@ def waits(tmp_path: Path) -> Waits:
     return put
 
 
+def due(spool: Spool) -> dict[str, list[str]]:
+    return {key: [each.path.name for each in mine] for key, mine in spool.due().items()}
+
+
+def settle(spool: Spool, container_id: str, node: Node) -> list[str]:
+    return spool.settle(spool.due()[container_id], node.handle)
+
+
 def names(directory: Path) -> list[str]:
     return sorted(each.name for each in directory.iterdir())
 
@@ -56,7 +64,7 @@ def test_containers_are_told_in_the_order_they_came(tmp_path: Path, waits: Waits
     waits("4.request", "b", "eth1")
     waits("3.request.new", "c")
 
-    assert ["a", "b"] == Spool(tmp_path).due()
+    assert {"a": ["1.request"], "b": ["2.request", "4.request"]} == due(Spool(tmp_path))
 
 
 def test_the_requests_of_a_container_are_done_in_the_order_they_came_and_are_gone(
@@ -68,10 +76,22 @@ def test_the_requests_of_a_container_are_done_in_the_order_they_came_and_are_gon
     waits("2.request", "b")
     node = Node()
 
-    left = Spool(tmp_path).settle("a", node.handle)
+    left = settle(Spool(tmp_path), "a", node)
 
     assert ([], ["DEL a eth1", "DEL a eth0"]) == (left, node.done)
     assert ["2.request"] == names(tmp_path)
+
+
+def test_what_was_done_meanwhile_is_not_done_again(tmp_path: Path, waits: Waits):
+    """A call of the container came first: by now there may be a new attachment."""
+    waits("1.request", "a")
+    spool, node = Spool(tmp_path), Node()
+    mine = spool.due()["a"]
+    spool.serve(call_of("ADD", "a"), node.handle)
+
+    left = spool.settle(mine, node.handle)
+
+    assert ([], ["DEL a eth0", "ADD a eth0"]) == (left, node.done)
 
 
 def test_one_that_fails_stays_and_does_not_keep_the_others(tmp_path: Path, waits: Waits, caplog):
@@ -80,7 +100,7 @@ def test_one_that_fails_stays_and_does_not_keep_the_others(tmp_path: Path, waits
     waits("2.request", "a", "eth1")
     node = Node("eth0")
 
-    left = Spool(tmp_path).settle("a", node.handle)
+    left = settle(Spool(tmp_path), "a", node)
 
     assert ["spooled DEL 1.request: no way"] == left
     assert ["DEL a eth0", "DEL a eth1"] == node.done
@@ -97,7 +117,7 @@ def test_one_that_fails_is_tried_less_and_less_often(tmp_path: Path, waits: Wait
 
     for second in range(1000):
         now.return_value = 1000.0 + second
-        for each in spool.due():
+        for each in spool.due().values():
             spool.settle(each, node.handle)
             tried.append(second)
 
@@ -109,11 +129,11 @@ def test_one_that_works_at_last_is_gone(tmp_path: Path, waits: Waits, mocker):
     waits("1.request", "a")
     now = mocker.patch.object(spools.time, "monotonic", return_value=1000.0)
     spool, node = Spool(tmp_path), Node("eth0")
-    spool.settle("a", node.handle)
+    settle(spool, "a", node)
     node.failing.clear()
     now.return_value += 5
 
-    left = [spool.settle(each, node.handle) for each in spool.due()]
+    left = [spool.settle(each, node.handle) for each in spool.due().values()]
 
     assert [[]] == left
     assert [] == names(tmp_path)
@@ -184,9 +204,9 @@ def test_a_damaged_one_is_set_aside_and_told(tmp_path: Path, caplog):
     (tmp_path / "1.request").write_bytes(b"meta-cni 1 request 5 5\nabc")
     spool = Spool(tmp_path)
 
-    due = spool.due(), spool.due()
+    told = spool.due(), spool.due()
 
-    assert ([], []) == due
+    assert ({}, {}) == told
     assert ["1.damaged"] == names(tmp_path)
     assert 1 == len(caplog.messages)
     assert "expected 33" in caplog.messages[0]
@@ -194,7 +214,7 @@ def test_a_damaged_one_is_set_aside_and_told(tmp_path: Path, caplog):
 
 def test_no_spool_is_an_empty_one(tmp_path: Path):
     """The shim makes it when it needs it."""
-    assert [] == Spool(tmp_path / "none").due()
+    assert {} == Spool(tmp_path / "none").due()
 
 
 def test_a_spool_that_cannot_be_read_is_told_and_keeps_nobody(tmp_path: Path):
@@ -215,9 +235,9 @@ def test_one_that_cannot_be_read_stays_and_is_told(tmp_path: Path, waits: Waits,
     (tmp_path / "1.request").mkdir()
     waits("2.request", "b")
 
-    due = Spool(tmp_path).due()
+    told = due(Spool(tmp_path))
 
-    assert ["b"] == due
+    assert {"b": ["2.request"]} == told
     assert ["spooled DEL 1.request: read it: Is a directory"] == caplog.messages
     assert ["1.request", "2.request"] == names(tmp_path)
 
