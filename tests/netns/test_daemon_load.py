@@ -356,3 +356,46 @@ def test_an_interrupt_stops_it_as_well(start: Start):
 
     assert 0 == daemon.running.wait(daemons.WAIT_S)
     assert [] == list(daemon.socket.parent.iterdir())
+
+
+def killing(node: Node, verb: str) -> dict[str, Any]:
+    """A plugin that kills the daemon, once."""
+    node.script(
+        "killing",
+        f'[ "$CNI_COMMAND" = {verb} ] && mkdir {node.root}/killed 2>/dev/null && kill -9 $PPID && sleep 600\n'
+        """echo '{"cniVersion": "1.0.0"}'""",
+    )
+    return {"cniVersion": "1.0.0", "name": "killing", "type": "killing"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["ADD", "DEL"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_kill_between_two_delegates_leaves_nothing(start: Start, node: Node, verb: str, place: int):
+    """Whichever it is: what was recorded is undone by the DEL that waits in the spool."""
+    for number in (1, 2):
+        node.nad(f"n{number}", node.bridge(f"n{number}", number))
+    node.nad("killing", killing(node, verb))
+    networks = ["n1", "n2"]
+    networks.insert(place, "killing")
+    node.annotate(",".join(networks))
+    before = node.traces()
+    daemon = start("--workers", "2")
+    given = ("c1", node.pod.path, "p", node.configuration())
+
+    added = daemon.call("ADD", *given)
+    deleted = daemon.call("DEL", *given)
+    daemon.running.wait(daemons.WAIT_S)
+    waiting = len(list(daemon.spool.iterdir()))
+    daemon.start()
+
+    assert (1 if verb == "ADD" else 0, ({}, 0), 1) == (added[1], deleted, waiting)
+    assert [] == list(daemon.spool.iterdir())
+    left = node.traces()
+    files = [each for each in left["files"] if each.startswith(("ipam", "state", "spool"))]
+    assert ([], before["pod links"], before["pod routes"]) == (files, left["pod links"], left["pod routes"])
+    assert not [each for each in left["host links"] if each.startswith("veth")]
+    again = daemon.call("ADD", *given)
+    assert 0 == again[1], again
+    assert 0 == daemon.call("CHECK", *given[:3], {**given[3], "prevResult": again[0]})[1]
+    assert 0 == daemon.call("DEL", *given)[1]
