@@ -53,7 +53,7 @@ class Daemon:
 
     def launched(self, **more: Any) -> "subprocess.Popen[bytes]":
         """A new process; the one before may be there still."""
-        places = ["--socket", self.socket, "--spool", self.spool]
+        places = ["--socket", self.socket, "--spool", self.spool, "--http", ""]
         command = [sys.executable, "-m", "meta_cni", "daemon", *places, *self.options]
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, cwd=TOP, **more)
