@@ -589,7 +589,7 @@ def own_directory(directory: Path) -> os.stat_result:
         raise IOFailure(f"make {directory}: {error.strerror}") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise IOFailure(
-            f"listen in {directory}: it is not only ours: "
+            f"use {directory}: it is not only ours: "
             f"expected a directory of user {os.geteuid()} with mode 0700"
         )
     return found

@@ -21,6 +21,7 @@ from meta_cni.cni import version as versions
 from meta_cni.cni.config import encode
 from meta_cni.cni.errors import DecodeFailure, IOFailure, TryAgainLater
 from meta_cni.daemon import wire
+from meta_cni.daemon.server import own_directory
 from meta_cni.daemon.wire import Call
 
 ENDING = ".request"
@@ -166,7 +167,13 @@ class Spool:
         return ""
 
     def clear_unfinished(self) -> None:
-        """Remove what shims that were killed had begun to write: their callers were not answered."""
+        """
+        Remove what shims that were killed had begun to write: their callers were not answered.
+
+        Raises IOFailure when the directory is not only ours: what lies there is done as root. Made
+        where it is not there: shims make no parents.
+        """
+        own_directory(self.directory)
         with suppress(OSError):
             for path in self.directory.glob(f"*{UNFINISHED}"):
                 if time.time() - path.stat().st_mtime > UNFINISHED_S:

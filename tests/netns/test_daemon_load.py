@@ -335,7 +335,6 @@ def test_a_spool_on_a_full_disk_is_told_to_the_runtime(start: Start, node: Node)
     """Success would be a lie: it calls again, until it is true."""
     daemon = start()
     daemon.kill()
-    daemon.spool.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", daemon.spool], check=True)
     try:
         (daemon.spool / "other").write_bytes(b"x" * 4096)
@@ -356,6 +355,33 @@ def test_an_interrupt_stops_it_as_well(start: Start):
 
     assert 0 == daemon.running.wait(daemons.WAIT_S)
     assert [] == list(daemon.socket.parent.iterdir())
+
+
+@pytest.mark.slow
+def test_a_spool_that_others_may_write_to_is_refused(node: Node):
+    """Whatever they put there would be done as root."""
+    daemon = Daemon(node.root)
+    daemon.spool.mkdir()
+    daemon.spool.chmod(0o777)
+
+    code = daemon.launched().wait(daemons.WAIT_S)
+
+    assert 1 == code
+    assert f"use {daemon.spool}: it is not only ours" in daemon.log.read_text()
+
+
+@pytest.mark.slow
+def test_the_spool_is_there_before_a_shim_needs_it(node: Node):
+    """A shim makes the directory, but none above it."""
+    daemon = Daemon(node.root)
+    daemon.spool = node.root / "lib" / "meta-cni" / "spool"
+    daemon.start()
+    daemon.kill()
+
+    answer = daemon.call("DEL", "c1", node.pod.path, "p", node.configuration())
+
+    assert ({}, 0) == answer
+    assert 1 == len(list(daemon.spool.iterdir()))
 
 
 def killing(node: Node, verb: str) -> dict[str, Any]:

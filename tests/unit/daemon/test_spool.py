@@ -221,13 +221,22 @@ def test_a_spool_that_cannot_be_read_is_told_and_keeps_nobody(tmp_path: Path):
     """What waits there is not done; the others are served."""
     (tmp_path / "file").touch()
     spool, node = Spool(tmp_path / "file"), Node()
-    spool.clear_unfinished()
 
     answer = spool.serve(call_of("ADD", "a"), node.handle)
 
     assert (b"", 0) == answer
     with pytest.raises(IOFailure, match=r"read spool .*file: Not a directory"):
         spool.due()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_spool_that_others_may_write_to_is_refused(tmp_path: Path, mode: int):
+    """Whatever they put there would be done as root."""
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool").chmod(mode)
+
+    with pytest.raises(IOFailure, match=r"use .*spool: it is not only ours"):
+        Spool(tmp_path / "spool").clear_unfinished()
 
 
 def test_one_that_cannot_be_read_stays_and_is_told(tmp_path: Path, waits: Waits, caplog):
