@@ -109,8 +109,8 @@ class Soak:
         self.problems: list[str] = []
         self.diary: list[str] = []
         self.counts: dict[str, int] = {}
-        self.idle = 0
-        """Descriptors of a daemon that has done nothing."""
+        self.idle = 0, 0
+        """Threads and descriptors of a daemon that has done nothing."""
 
     def write(self, kind: str, name: str, document: dict[str, Any]) -> None:
         """Put an object into the store, at once."""
@@ -147,7 +147,7 @@ class Soak:
     def run(self) -> None:
         """Everything; raises SoakFailed."""
         self.daemon.start()
-        self.idle = self.daemon.descriptors
+        self.idle = self.daemon.threads, self.daemon.descriptors
         clients = [Client(self, number) for number in range(CLIENTS)]
         try:
             self._work(clients)
@@ -254,7 +254,8 @@ class Soak:
 
     def _require_nothing_left(self) -> None:
         self._settle()
-        until(lambda: self.daemon.threads <= WORKERS + 1 and self.daemon.descriptors <= self.idle)
+        threads, descriptors = self.idle
+        until(lambda: self.daemon.threads <= threads and self.daemon.descriptors <= descriptors)
         self.worker.drop()
         left = leftovers.wait_for(lambda: self.worker.left(self._files))
         left += [f"process {each}" for each in self.daemon.executed()]
@@ -263,9 +264,6 @@ class Soak:
     def _files(self) -> set[str]:
         places = [ROOT / each for each in ("state", "ipam", "tuning", "spool")]
         return leftovers.of_files(*places)
-
-
-WORKERS = 4 * (os.cpu_count() or 1)
 
 
 def _numbers() -> dict[str, int]:
