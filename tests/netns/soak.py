@@ -146,10 +146,10 @@ class Soak:
 
     def run(self) -> None:
         """Everything; raises SoakFailed."""
-        self.daemon.start()
-        self.idle = self.daemon.threads, self.daemon.descriptors
         clients = [Client(self, number) for number in range(CLIENTS)]
         try:
+            self.daemon.start()
+            self.idle = self.daemon.threads, self.daemon.descriptors
             self._work(clients)
             self._require(not self.problems, "")
             self._settle()
@@ -163,6 +163,10 @@ class Soak:
             self._require(self.daemon.stop() == 0, "the daemon's exit code is not 0")
             left = [str(each) for each in self.daemon.socket.parent.iterdir()]
             self._require(not left, f"left: {left}")
+        except SoakFailed:
+            raise
+        except Exception as error:  # noqa: BLE001 - told with the seed and the calls
+            self._require(False, f"{error!r}")
         finally:
             self.daemon.close()
 
