@@ -1,8 +1,9 @@
 """
-The kernel's floor: the bare netlink messages of one attachment, packed before the clock starts.
+The kernel's floor: the bare netlink messages of a pod's attachments, packed before the clock starts.
 
-A fused veth, one address, one default route; deletion until it is announced, and until it is
-acknowledged. What a delegate costs above this is ours.
+For each a fused veth and one address, and one default route; every batch is one datagram. Deletion
+is of all at once, until it is announced, and until it is acknowledged. What a delegate costs above
+this is ours.
 """
 
 import os
@@ -13,11 +14,12 @@ from ipaddress import ip_address, ip_interface, ip_network
 from threading import Thread
 
 from meta_cni.linux import address, link, netns, route
-from meta_cni.linux.netlink import NLM_F_ACK, NLM_F_REQUEST, Request, encode
+from meta_cni.linux.netlink import AF_UNSPEC, NLM_F_ACK, NLM_F_REQUEST, Request, encode
 from meta_cni.linux.route import Route
 
-INDEX = 0x7FFFFFF1
-"""Stands for the link's index until the kernel has given one."""
+INDEX = 0x7FFFFF00
+"""Stands for the first link's index until the kernel has given one; the next stand for the others'."""
+GROUP = 0x7F100000
 RTNLGRP_LINK = 1  # <linux/rtnetlink.h>
 IFLA_LINK = 5  # <linux/if_link.h>
 NLMSG_ERROR = 2  # <linux/netlink.h>
@@ -43,9 +45,9 @@ def _messages(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _acknowledged(raw: socket.socket, count: int) -> int:
-    """Wait for so many acknowledgements; the index of the peer that an echo brought, else 0."""
-    peer = 0
+def _acknowledged(raw: socket.socket, count: int) -> list[tuple[int, int]]:
+    """Wait for so many acknowledgements; index and peer's index of the links that echoes brought."""
+    links: list[tuple[int, int]] = []
     while count:
         for kind, message in _messages(raw.recv(1 << 16)):
             if kind == NLMSG_ERROR:
@@ -54,8 +56,13 @@ def _acknowledged(raw: socket.socket, count: int) -> int:
                     raise OSError(-code, os.strerror(-code))
                 count -= 1
             elif kind == link.RTM_NEWLINK:
-                peer = _peer(message)
-    return peer
+                links.append((_index(message), _peer(message)))
+    return links
+
+
+def _index(message: bytes) -> int:
+    """ifi_index of a link's message."""
+    return int(struct.unpack_from("=i", message, HEADER.size + 4)[0])
 
 
 def _peer(message: bytes) -> int:
@@ -70,33 +77,43 @@ def _peer(message: bytes) -> int:
 
 
 class Floor:
-    """The attachment of one pod's namespace to one bridge, by bare messages."""
+    """Attachments of one pod's namespace to one bridge, by bare messages."""
 
-    def __init__(self, pod_fd: int, bridge: int) -> None:
+    def __init__(self, pod_fd: int, bridge: int, count: int = 1) -> None:
         """`bridge` is the index of a bridge in this namespace."""
         self.host, self.news = _open(), _open(1 << (RTNLGRP_LINK - 1))
         self.pod = netns.run_in(pod_fd, _open)
-        self.create = _packed(link.create_veth("floor0", "eth0", pod_fd, master=bridge))
-        destination = Route(ip_network("0.0.0.0/0"), ip_address("10.99.0.1"), INDEX)
-        batch = [
-            link.set_link(INDEX, is_up=True),
-            address.add(INDEX, ip_interface("10.99.0.2/24")),
-            route.add(destination),
-        ]
-        self.configure = b"".join(_packed(each) for each in batch)
-        self.remove = _packed(link.delete("floor0"))
+        self.count = count
+        self.links: list[tuple[int, int]] = []
+        group = GROUP + count
+        creations = (
+            link.create_veth(f"floor{count}-{n}", f"eth{n}", pod_fd, master=bridge, group=group)
+            for n in range(count)
+        )
+        self.create = b"".join(map(_packed, creations))
+        batch: list[Request] = []
+        for n in range(count):
+            batch.append(link.set_link(INDEX + n, is_up=True))
+            batch.append(address.add(INDEX + n, ip_interface(f"10.{100 + n}.0.2/24")))
+        batch.append(route.add(Route(ip_network("0.0.0.0/0"), ip_address("10.100.0.1"), INDEX)))
+        self.settings = len(batch)
+        self.configure = b"".join(map(_packed, batch))
+        self.remove = _packed(link.delete_group(group))
 
     def add(self) -> float:
-        """Milliseconds of creating and configuring the link."""
+        """Milliseconds of creating and configuring the links."""
         started = time.perf_counter()
         self.host.send(self.create)
-        peer = _acknowledged(self.host, 1)
-        self.pod.send(self.configure.replace(struct.pack("=I", INDEX), struct.pack("=I", peer)))
-        _acknowledged(self.pod, 3)
+        self.links = _acknowledged(self.host, self.count)
+        datagram = self.configure
+        for n, (_, peer) in enumerate(self.links):
+            datagram = datagram.replace(struct.pack("=I", INDEX + n), struct.pack("=I", peer))
+        self.pod.send(datagram)
+        _acknowledged(self.pod, self.settings)
         return (time.perf_counter() - started) * 1000
 
     def delete(self) -> tuple[float, float]:
-        """Milliseconds until the deletion is announced, and until it is acknowledged."""
+        """Milliseconds until all deletions are announced, and until they are acknowledged."""
         self.news.close()  # with everything that was announced before
         self.news = _open(1 << (RTNLGRP_LINK - 1))
         started = time.perf_counter()
@@ -108,7 +125,9 @@ class Floor:
         return announced, (time.perf_counter() - started) * 1000
 
     def _announced(self, started: float) -> float:
-        while True:
-            for kind, _ in _messages(self.news.recv(1 << 16)):
-                if kind == link.RTM_DELLINK:
-                    return (time.perf_counter() - started) * 1000
+        there = {index for index, _ in self.links}
+        while there:
+            for kind, message in _messages(self.news.recv(1 << 16)):
+                if kind == link.RTM_DELLINK and message[HEADER.size] == AF_UNSPEC:
+                    there.discard(_index(message))
+        return (time.perf_counter() - started) * 1000

@@ -1,0 +1,5 @@
+/* What starting and ending a process costs. */
+int main(void)
+{
+	return 0;
+}
