@@ -460,6 +460,7 @@ def _tell(
     environment: Mapping[str, str], timeline: Timeline, error: CNIError | None, memory: Memory | None
 ) -> None:
     """What became of a request, in the log; a daemon has a way of its own."""
+    timeline.mark("answer")
     if memory is not None:
         memory.tell(environment, timeline, error)
         return

@@ -75,8 +75,8 @@ class Timeline:
 
     @property
     def seconds(self) -> float:
-        """Since the request came."""
-        return time.perf_counter() - self.started
+        """From when the request came to the last mark."""
+        return (self._last or time.perf_counter()) - self.started
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ The daemon of a node: the server, its spool, what it tells, and what is generate
 Above everything that serves a request, because it is made of one more part: the process that stays.
 """
 
+import gc
 import logging
 import os
 import resource
@@ -71,7 +72,10 @@ def run(wanted: Wanted) -> bool:
     _log_as_json(wanted)
     for plugin_type in delegates.BUILTIN:
         delegates.load(plugin_type)
-    return Node(wanted).run()
+    node = Node(wanted)
+    gc.collect()
+    gc.freeze()  # what is there by now stays, and need not be looked at again
+    return node.run()
 
 
 class Node:
@@ -80,6 +84,7 @@ class Node:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.metrics = Metrics(self.readings)
+        self._untold = threading.local()
         root = wanted.options.root if wanted.options else ""
         self.memory = compose.Memory(is_remembering=True, root=root, tell=self.tell)
         self.spool = Spool(wanted.spool)
@@ -99,6 +104,7 @@ class Node:
             limits,
             prepare=partial(_clear_up, self.spool, f"{DAEMON}={mark}"),
             errands=self._errands,
+            finish=self._finish,
         )
 
     def _errands(self) -> list[Errand]:
@@ -123,6 +129,16 @@ class Node:
             return self.server.run()
 
     def tell(self, variables: Mapping[str, str], timeline: Timeline, error: CNIError | None) -> None:
+        """Keep it until the caller has his answer."""
+        self._untold.__dict__.setdefault("calls", []).append((variables, timeline, error))
+
+    def _finish(self) -> None:
+        """Tell of what this thread has done."""
+        calls = self._untold.__dict__.pop("calls", [])
+        for each in calls:
+            self._log(*each)
+
+    def _log(self, variables: Mapping[str, str], timeline: Timeline, error: CNIError | None) -> None:
         """One line in the log, and the metrics."""
         fields = fields_of(variables, timeline, error)
         level = logging.ERROR if error else logging.INFO

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from meta_cni.cni import version as versions
 from meta_cni.cni.errors import BadConfig, DecodeFailure
@@ -469,12 +470,14 @@ class NetworkConfig:
         return replace(self, plugins=(*self.plugins, *more))
 
 
+@lru_cache(maxsize=256)
 def parse_network(text: str | bytes, where: str, *, default_name: str = "") -> NetworkConfig:
     """
     Read a list or a single plugin configuration; a missing `name` becomes `default_name`.
 
     Raises DecodeFailure (6), BadConfig (7) or IncompatibleVersion (1). A list may have no
     `plugins` when its directory is to provide them; who loads that must check there is one.
+    Pods come by the thousand and networks by the dozen: the newest texts are remembered.
     """
     raw = RawObject.parse(text, where)
     section = Section(where, raw.values())

@@ -190,13 +190,19 @@ class Server:
         *,
         prepare: Callable[[], object] = lambda: None,
         errands: Callable[[], Sequence[Errand]] = tuple,
+        finish: Callable[[], object] = lambda: None,
     ) -> None:
-        """`prepare` is called when no other daemon is left; `errands` tells what is to be done by now."""
+        """
+        `prepare` is called when no other daemon is left; `errands` tells what is to be done by now.
+
+        `finish` is called by a worker when a call has been answered, or an errand done.
+        """
         self.path = path
         self.handle = handle
         self.limits = limits or Limits()
         self.prepare = prepare
         self.errands = errands
+        self.finish = finish
         self._on_errands: set[str] = set()
         """Sandboxes whose errand is not done yet."""
         self._relieving = 0
@@ -433,6 +439,7 @@ class Server:
                     self._serve(taken, poll)
                 else:
                     taken.do()
+                self.finish()
             except Exception:  # a worker that dies is never replaced
                 LOG.exception("a bug in meta-cni")
                 if isinstance(taken, Caller):

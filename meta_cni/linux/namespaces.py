@@ -57,7 +57,7 @@ class Namespaces:
         return self._inside().run(function)
 
     def later(self, function: Callable[[], object]) -> None:
-        """As run(), but nobody waits for it, and nothing that it raises is told."""
+        """As run(), but when all is closed; nobody waits for it, and nothing that it raises is told."""
         self._inside().later(function)
 
     def _inside(self) -> Resident:

@@ -152,6 +152,7 @@ class Resident:
     def __init__(self, descriptor: int) -> None:
         """Raises KernelError when the namespace cannot be entered."""
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._last: list[Callable[[], object]] = []
         try:
             threading.Thread(target=self._work, name="netns").start()
         except RuntimeError:  # no more threads are to be had
@@ -165,22 +166,20 @@ class Resident:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+        for each in self._last:
+            with suppress(Exception):
+                each()
 
     def run(self, function: Callable[[], Answer]) -> Answer:
         """Call a function there; what it raises is raised here."""
         return _awaited(function, self._jobs.put)
 
     def later(self, function: Callable[[], object]) -> None:
-        """Call a function there after all that was given before; nobody waits, nothing is told."""
-
-        def job() -> None:
-            with suppress(Exception):
-                function()
-
-        self._jobs.put(job)
+        """Call a function there when all else is done; nobody waits, nothing that it raises is told."""
+        self._last.append(function)
 
     def close(self) -> None:
-        """Let the thread end when it has done everything."""
+        """Let the thread end when it has done everything, what was to be done later last."""
         self._jobs.put(None)
 
 
