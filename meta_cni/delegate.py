@@ -127,11 +127,17 @@ OFF: tuple[object, ...] = (None, False, 0, "", [], {})
 
 
 def unimplemented(config: PluginConfig, keys: Iterable[str]) -> str:
-    """The first key of a configuration that is not among `keys` and is not off, as a reason."""
+    """
+    The first key of a configuration that is not among `keys` and is not off, as a reason.
+
+    The reason is logged and nobody knows what the key means, so no text of its value is in it: it
+    may be a password.
+    """
     for key in config.keys_outside(keys):
         value = config.section.value(key)
         if value not in OFF:
-            return f"{key} {value!r} is not built in"
+            shown = f"{key} {value!r}" if isinstance(value, bool | int | float) else key
+            return f"{shown} is not built in"
     return ""
 
 

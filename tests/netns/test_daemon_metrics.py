@@ -83,6 +83,32 @@ def test_requests_plugins_and_pools_are_told(daemon: Daemon, node: Node, pod: Po
     assert "secret" not in daemon.log.read_text()
 
 
+def test_a_failing_plugin_is_told_in_its_own_words_and_no_secret_of_its_configuration(
+    daemon: Daemon, node: Node, pod: PodNetns
+):
+    """Logs go where configurations do not; what a plugin says is its own affair."""
+    node.script("vpn", """cat > /dev/null; echo '{"code": 120, "msg": "the peer says no"}'; exit 1""")
+    network = {"cniVersion": "1.1.0", "name": "vpn", "type": "vpn", "password": "hunter1"}
+    node.nad("vpn", network)
+    node.nad("key", node.bridge("key", 12, apiToken="hunter2", auth={"password": "hunter3"}))
+    node.annotate("vpn")
+    given = node.configuration() | {"password": "hunter4"}
+
+    answer, _ = daemon.call("ADD", "c1", pod.path, "p", given)
+    node.annotate("key")
+    node.script("bridge", """cat > /dev/null; echo '{"code": 121, "msg": "never"}'; exit 1""")
+    daemon.call("ADD", "c2", pod.path, "p", given)
+
+    assert 120 == answer["code"]
+    assert 1 == metrics()['meta_cni_errors_total{code="120",verb="ADD"}']
+    first, second = logged(daemon)
+    assert "the peer says no" in first["error"]
+    ran = {(each["interface"], each["verb"]): each for each in second["plugins"]}
+    executed = ran["net1", "ADD"]
+    assert ("apiToken is not built in", True) == (executed["why"], executed["failed"])
+    assert "hunter" not in daemon.log.read_text()
+
+
 def test_a_state_directory_that_cannot_be_written_is_told(daemon: Daemon, node: Node, pod: PodNetns):
     """/readyz says which, and why no pod can be attached."""
     given = node.configuration()
