@@ -67,7 +67,7 @@ def run(wanted: Wanted) -> bool:
     Serve the shims of a node until SIGTERM or SIGINT; returns whether everything was done by then.
 
     What waits in the spool is done before anybody is served. Raises BadConfig; IOFailure when the
-    socket is served already, is not in a directory of our own, or the port is not free.
+    socket is served already, or is not in a directory of our own. A port that is not free is waited for.
     """
     _log_as_json(wanted)
     for plugin_type in delegates.BUILTIN:

@@ -1,26 +1,33 @@
 """
 /metrics, /healthz and /readyz, for Prometheus and for the kubelet.
 
-A small server beside the one that serves: at most a few connections at once, each with a time-out,
-and nothing but GET and HEAD. What it asks for is looked up in memory or in a directory; when that
-fails, only the answer here does.
+A small server beside the one that serves: at most a few connections at once, each for a few seconds
+however busy it looks, and nothing but GET and HEAD: a client that holds a place for ever would let
+the kubelet believe that nobody is alive. What it asks for is looked up in memory or in a directory;
+when that fails, only the answer here does.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
-from socket import AF_INET, AF_INET6, socket
+from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from typing import Any
 
 from meta_cni.cni.errors import BadConfig
 
 AT_ONCE = 8
 TIMEOUT_S = 5.0
+"""For a client to say or to take something."""
+CONNECTION_S = 10.0
+"""For all that a connection is there for."""
 POLL_S = 0.2
+DEAF_S = 0.1
+"""After a connection for which there was no descriptor."""
 RETRY_S = 1.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of the text format of Prometheus
 TEXT_TYPE = "text/plain; charset=utf-8"
@@ -89,13 +96,17 @@ def _serve(address: str, port: int, pages: Pages, over: threading.Event) -> None
             server = _Server(address, port, pages)
         except OSError as error:
             if not is_told:
-                LOG.error("serve metrics on %s port %d: %s: it is tried again", address, port, error.strerror)
+                LOG.error(
+                    "serve metrics on %s port %d: %s: it is tried again; --http takes another address",
+                    *(address, port, error.strerror),
+                )
             is_told = True
             over.wait(RETRY_S)
             continue
         with server:
             while not over.is_set():
                 server.handle_request()
+                server.expire()
 
 
 class _Server(ThreadingHTTPServer):
@@ -108,7 +119,27 @@ class _Server(ThreadingHTTPServer):
         self.address_family = AF_INET6 if ":" in address else AF_INET
         self.pages = pages
         self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._lock = threading.Lock()
+        self._open: dict[socket, float] = {}
+        """Connections that are served, and when each is given up, by the monotonic clock."""
         super().__init__((address, port), _Handler)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """A connection; without a descriptor for it, it still waits, and is not to be polled for at once."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(DEAF_S)
+            raise
+
+    def expire(self) -> None:
+        """Hang up where it takes too long, whatever is sent a byte at a time; the thread sees the end."""
+        now = time.monotonic()
+        with self._lock:
+            for connection, deadline in self._open.items():
+                if deadline < now:
+                    with suppress(OSError):
+                        connection.shutdown(SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """On a thread, when there is a place."""
@@ -123,10 +154,18 @@ class _Server(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """One connection."""
+        with self._lock:
+            self._open[request] = time.monotonic() + CONNECTION_S
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close it, when nobody else would shut down what has its descriptor next."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
         """A client that went away is nothing to tell of."""

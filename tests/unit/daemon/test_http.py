@@ -1,10 +1,12 @@
 """/metrics, /healthz and /readyz, and clients that mean no good."""
 
+import errno
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 
 import pytest
@@ -119,6 +121,43 @@ def test_slow_clients_hold_nobody_up(port: int, mocker: MockerFixture):
                 time.sleep(0.05)
 
 
+def test_clients_that_send_a_byte_now_and_then_are_given_up(port: int, mocker: MockerFixture):
+    """Each byte is in time; all places taken like that would look to the kubelet as if nobody were alive."""
+    mocker.patch.object(http, "CONNECTION_S", 0.5)
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(http.AT_ONCE)
+        ]
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            for each in clients:
+                with suppress(OSError):
+                    each.send(b"G")
+            try:
+                assert 200 == asked(port, "/healthz")[0]
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_without_descriptors_nothing_is_polled_for_all_the_time(port: int, mocker: MockerFixture):
+    """The connection that cannot be accepted stays, and would be seen again at once, for ever."""
+    refuse = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    accept = mocker.patch.object(http.ThreadingHTTPServer, "get_request", side_effect=refuse)
+
+    with socket.create_connection(("127.0.0.1", port)):
+        deadline = time.monotonic() + WAIT_S
+        while not accept.call_count:
+            assert time.monotonic() < deadline
+        time.sleep(3 * http.DEAF_S)
+        tries = accept.call_count
+        mocker.stop(accept)
+
+    assert tries < 10
+    assert 200 == asked(port, "/healthz")[0]
+
+
 def test_a_port_that_is_taken_is_told_and_waited_for(
     told: Told, caplog: pytest.LogCaptureFixture, mocker: MockerFixture
 ):
@@ -138,7 +177,10 @@ def test_a_port_that_is_taken_is_told_and_waited_for(
 
             assert 200 == asked(number, "/healthz")[0]
 
-    expected = f"serve metrics on 127.0.0.1 port {number}: Address already in use: it is tried again"
+    expected = (
+        f"serve metrics on 127.0.0.1 port {number}: Address already in use: it is tried again; "
+        "--http takes another address"
+    )
     assert [expected] == [each.message for each in caplog.records]
 
 
