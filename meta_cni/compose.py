@@ -172,6 +172,19 @@ class Memory:
         if isinstance(addresses, host_local.HostLocal):
             self.pools[network, str(addresses.options.directory)] = addresses.options
 
+    def learn_entry(self, entry: Entry) -> None:
+        """The pools of an entry, which may be from before this daemon started; executed plugins' as well."""
+        for record in entry.records:
+            for each in record.executed:
+                with suppress(CNIError):  # what we do not understand is the plugin's own
+                    plugin = parse_plugin(each.stdin, record.network, network=record.config_name)
+                    if plugin.ipam_type != "host-local":
+                        continue
+                    options = host_local.parse(plugin, {})
+                    if not each.is_builtin or ipam.is_executed(plugin, each.ipam_policy):
+                        options = replace(options, directory=Path(f"{self.root}{options.directory}"))
+                    self.pools.setdefault((plugin.network, str(options.directory)), options)
+
     def file_store(self, directory: str, state: str) -> FileStore:
         """The store in a directory, with what it has read so far."""
         return self._stores.setdefault((directory, state), FileStore(Path(directory), Path(state)))

@@ -29,6 +29,7 @@ from meta_cni.daemon.log import FIELDS, JSONLines, fields_of
 from meta_cni.daemon.server import Errand, Limits, Server, own_directory
 from meta_cni.daemon.spool import Spool
 from meta_cni.daemon.wire import Call
+from meta_cni.engine.census import Census, Count
 from meta_cni.engine.ledger import Ledger
 from meta_cni.ipam import host_local
 from meta_cni.linux import process
@@ -87,6 +88,8 @@ class Node:
         self._untold = threading.local()
         root = wanted.options.root if wanted.options else ""
         self.memory = compose.Memory(is_remembering=True, root=root, tell=self.tell)
+        self._censuses: dict[str, Census] = {}
+        """Of the ledgers of all state directories so far."""
         self.spool = Spool(wanted.spool)
         self.generator = generator_of(wanted.options) if wanted.options else None
         found = own_directory(wanted.socket.parent)
@@ -179,24 +182,34 @@ class Node:
         yield from self._pool_readings()
 
     def _ledger_readings(self) -> Iterator[Reading]:
-        entries = damaged = 0
+        found: list[Count] = []
         for each in self._state_directories():
-            ledger = Ledger(Path(each) / "ledger")
-            with suppress(OSError):
-                entries += len(ledger.container_ids())
-                damaged += len(ledger.damaged())
+            made = Census(Ledger(Path(each) / "ledger"), self.memory.learn_entry)
+            with suppress(CNIError, OSError):
+                found.append(self._censuses.setdefault(each, made).count())
+        entries = sum(each.entries for each in found)
         yield Reading("meta_cni_ledger_entries", "Sandboxes with attachments", entries)
-        yield Reading("meta_cni_ledger_damaged_entries", "Entries that were set aside", damaged)
+        incomplete = sum(each.incomplete for each in found)
+        text = "Entries with an attachment that is being made, or could not be undone"
+        yield Reading("meta_cni_ledger_incomplete_entries", text, incomplete)
+        damaged = sum(each.damaged for each in found)
+        yield Reading("meta_cni_ledger_damaged_entries", "Entries that cannot be trusted", damaged)
 
     def _pool_readings(self) -> Iterator[Reading]:
-        """Of every host-local network that a request has named so far."""
+        """Of every host-local network in the ledger, or named by a request; a range is told once."""
+        free: dict[tuple[str, str], int] = {}
+        used: dict[tuple[str, str], int] = {}
         for (network, _), options in sorted(self.memory.pools.copy().items(), key=lambda each: each[0]):
             with suppress(CNIError):
                 for each in host_local.usage(options):
-                    labels = {"network": network, "range": each.name}
-                    used, free = "Addresses that are taken", "Addresses that can be had"
-                    yield Reading("meta_cni_pool_used_addresses", used, each.used, labels)
-                    yield Reading("meta_cni_pool_free_addresses", free, each.free, labels)
+                    key = network, each.name
+                    free[key] = free.get(key, 0) + each.free
+                    used[key] = used.get(key, 0) + each.used
+        for (network, name), count in used.items():
+            labels = {"network": network, "range": name}
+            yield Reading("meta_cni_pool_used_addresses", "Addresses that are taken", count, labels)
+            could = free[network, name]
+            yield Reading("meta_cni_pool_free_addresses", "Addresses that can be had", could, labels)
 
 
 def _log_as_json(wanted: Wanted) -> None:

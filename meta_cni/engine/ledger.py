@@ -166,6 +166,15 @@ class Ledger:
             return ()
         return tuple(sorted(name for name in names if not name.startswith(".")))
 
+    def marks(self) -> dict[str, tuple[int, ...]]:
+        """Every sandbox that has an entry, with what is another one when the entry is. Raises IOFailure."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name in self.container_ids():
+            with suppress(FileNotFoundError):
+                status = os.stat(self.directory / name)
+                found[name] = (status.st_ino, status.st_mtime_ns, status.st_size)
+        return found
+
     def damaged(self) -> tuple[Path, ...]:
         """Entries that were set aside."""
         directory = self.directory / "damaged"

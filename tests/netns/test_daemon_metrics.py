@@ -109,6 +109,32 @@ def test_a_failing_plugin_is_told_in_its_own_words_and_no_secret_of_its_configur
     assert "hunter" not in daemon.log.read_text()
 
 
+def test_a_daemon_that_starts_again_knows_pools_and_what_is_not_complete(
+    daemon: Daemon, node: Node, pod: PodNetns
+):
+    """The ledger says it, though nobody has called but for STATUS."""
+    node.script("hangs", "cat > /dev/null; [ $CNI_COMMAND != ADD ] || exec sleep 600")
+    node.nad("hangs", {"cniVersion": "1.1.0", "name": "hangs", "type": "hangs"})
+    node.annotate("hangs")
+    given = node.configuration()
+    waiting = daemon.asked("ADD", "c1", pod.path, "p", given)
+    until(lambda: metrics()["meta_cni_ledger_incomplete_entries"] == 1 and "eth0" in pod.links())
+
+    daemon.kill()
+    waiting.communicate(timeout=60)
+    daemon.start()
+    assert 0 == daemon.call("STATUS", "", "", "", given)[1]
+    until(lambda: "meta_cni_ledger_entries" in metrics())
+
+    told = metrics()
+    label = '{network="default",range="10.244.0.1-10.244.0.254"}'
+    assert (1, 1) == (told["meta_cni_ledger_entries"], told["meta_cni_ledger_incomplete_entries"])
+    assert (1, 252) == tuple(told[f"meta_cni_pool_{each}_addresses{label}"] for each in ("used", "free"))
+    assert 0 == daemon.call("DEL", "c1", pod.path, "p", given)[1]
+    told = metrics()
+    assert (0, 0) == (told["meta_cni_ledger_entries"], told[f"meta_cni_pool_used_addresses{label}"])
+
+
 def test_a_state_directory_that_cannot_be_written_is_told(daemon: Daemon, node: Node, pod: PodNetns):
     """/readyz says which, and why no pod can be attached."""
     given = node.configuration()

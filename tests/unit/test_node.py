@@ -1,10 +1,15 @@
 """What the daemon is put together with."""
 
+import json
 import resource
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from meta_cni import node
+from meta_cni.engine.ledger import Entry, Executed, Ledger, Record
+from meta_cni.node import Node, Wanted
 
 INFINITE = resource.RLIM_INFINITY
 CASES = [
@@ -29,3 +34,79 @@ def test_workers_have_descriptors_left_whoever_calls(
 
     soft = raised.call_args.args[1][0] if raised.called else limits[0]
     assert expected == (connections, soft)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Node:
+    """Put together, and not started."""
+    return Node(Wanted(tmp_path / "d" / "s", tmp_path / "spool", "error", workers=1, queue=1))
+
+
+def record(interface: str, directory: Path, *, is_builtin: bool = True, name: str = "pool") -> Record:
+    """An attachment with addresses from a directory."""
+    ipam = {"type": "host-local", "dataDir": str(directory), "subnet": "10.1.0.0/24"}
+    stdin = json.dumps({"cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam})
+    return Record(
+        container_id="c",
+        request="eth0",
+        request_network="node",
+        network=f"telco/{name}",
+        interface=interface,
+        config_name=name,
+        cni_version="1.0.0",
+        netns="",
+        netns_identity="",
+        executed=(Executed("tuning", True, '{"type": "tuning"}'), Executed("bridge", is_builtin, stdin)),
+        cni_args={},
+        path=(),
+        deadline_s=1.0,
+    )
+
+
+def told(daemon: Node) -> dict[tuple[str, str], float]:
+    return {
+        (each.name.removeprefix("meta_cni_"), each.labels.get("network", "")): each.value
+        for each in daemon.readings()
+    }
+
+
+def test_pools_of_a_ledger_from_before_are_told_and_a_range_once(daemon: Node, tmp_path: Path):
+    """A daemon that starts again knows no call yet; and a scrape with two series of one name is refused."""
+    ledger = Ledger(tmp_path / "state" / "ledger")
+    one, two = tmp_path / "one", tmp_path / "two"
+    records = (record("eth0", one), record("net1", two), record("net2", one, is_builtin=False, name="other"))
+    ledger.write(Entry("c", records=records))
+    for directory in (one / "pool", two / "pool", one / "other"):
+        directory.mkdir(parents=True)
+        for name in ("10.1.0.2", "10.1.0.3", "10.9.9.9", "lock", "last_reserved_ip.0"):
+            (directory / name).touch()
+    daemon.memory.state_directories.add(str(tmp_path / "state"))
+
+    exposed = daemon.metrics.exposed().decode().splitlines()
+    pools = [each for each in exposed if each.startswith("meta_cni_pool_")]
+
+    assert 4 == len(pools) == len({each.rpartition(" ")[0] for each in pools})
+    found = told(daemon)
+    assert (4, 502) == (found["pool_used_addresses", "pool"], found["pool_free_addresses", "pool"])
+    assert (2, 251) == (found["pool_used_addresses", "other"], found["pool_free_addresses", "other"])
+    assert (1, 1) == (found["ledger_entries", ""], found["ledger_incomplete_entries", ""])
+
+
+def test_what_an_executed_plugin_wrote_lies_below_the_node_s_root(tmp_path: Path):
+    """A daemon in a container sees the node's files elsewhere than the plugin that it executes there."""
+    memory = node.compose.Memory(root="/host")
+
+    memory.learn_entry(Entry("c", records=(record("eth0", Path("/pools"), is_builtin=False),)))
+    memory.learn_entry(Entry("c", records=(record("eth0", Path("/pools")),)))
+
+    assert {("pool", "/host/pools/pool"), ("pool", "/pools/pool")} == memory.pools.keys()
+
+
+def test_a_pool_that_cannot_be_understood_is_left_out(tmp_path: Path):
+    """An executed plugin may take what we refuse."""
+    memory = node.compose.Memory()
+    bad = Executed("x", False, '{"type": "x", "ipam": {"type": "host-local", "subnet": "none"}}')
+
+    memory.learn_entry(Entry("c", records=(replace(record("eth0", tmp_path), executed=(bad,)),)))
+
+    assert {} == memory.pools
