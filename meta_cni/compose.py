@@ -472,10 +472,13 @@ def serve(environment: Mapping[str, str], stdin: bytes, memory: Memory | None = 
 def _tell(
     environment: Mapping[str, str], timeline: Timeline, error: CNIError | None, memory: Memory | None
 ) -> None:
-    """What became of a request, in the log; a daemon has a way of its own."""
+    """What became of a request, in the log; a daemon has a way of its own, which fails no request."""
     timeline.mark("answer")
     if memory is not None:
-        memory.tell(environment, timeline, error)
+        try:
+            memory.tell(environment, timeline, error)
+        except Exception:
+            LOG.exception("a bug in meta-cni")
         return
     verb, sandbox = environment.get("CNI_COMMAND", ""), environment.get("CNI_CONTAINERID", "")
     for each in timeline.chosen:

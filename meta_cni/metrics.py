@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 BUILT_IN = "built in"
+HIGHEST_CODE = 999
+"""A plugin may answer any number; each one more would be one more series."""
 VERBS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
 
@@ -132,7 +134,7 @@ class Metrics:
         verb = verb if verb in VERBS else "other"
         self._requests.labels(verb).observe(timeline.seconds)
         if code:
-            self._errors.labels(verb, str(code)).inc()
+            self._errors.labels(verb, str(code) if 0 < code <= HIGHEST_CODE else "other").inc()
         by_network: dict[tuple[str, str, str], float] = {}
         for each in timeline.ran:
             how = each.how if each.how == BUILT_IN else "executed"

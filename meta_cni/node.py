@@ -7,6 +7,7 @@ Above everything that serves a request, because it is made of one more part: the
 import gc
 import logging
 import os
+import platform
 import resource
 import signal
 import sys
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import delegates
-from meta_cni import compose, invoke
+from meta_cni import __version__, compose, invoke
 from meta_cni import settings as settings_table
 from meta_cni.cni.config import NetworkConfig, RawObject
 from meta_cni.cni.errors import CNIError
@@ -166,13 +167,19 @@ class Node:
     def readings(self) -> Iterator[Reading]:
         """What is looked up when somebody asks."""
         server, queue = self.server, self.server.queue
+        build = {"version": __version__, "python": platform.python_version()}
+        yield Reading("meta_cni_build_info", "What runs here", 1, build)
         yield Reading("meta_cni_queue_length", "Calls that wait for a worker", queue.waiting)
         yield Reading("meta_cni_requests_in_flight", "Calls that workers serve", queue.in_work)
-        yield Reading("meta_cni_workers", "Workers", server.limits.workers)
+        yield Reading("meta_cni_workers", "Workers, those for relief among them", server.workers)
         refused = "Calls that did not fit into the queue"
         yield Reading("meta_cni_calls_refused", refused, server.refused, is_counter=True)
         gone = "Callers who did not wait for their answer"
         yield Reading("meta_cni_callers_gone", gone, server.gone, is_counter=True)
+        undone = "ADDs undone because their callers did not wait"
+        yield Reading("meta_cni_adds_undone", undone, server.undone, is_counter=True)
+        tries = "Tries of DELs in the spool that failed"
+        yield Reading("meta_cni_spool_failures", tries, self.spool.failures, is_counter=True)
         with suppress(CNIError):
             waiting = self.spool.waiting()
             yield Reading("meta_cni_spool_entries", "DELs that wait in the spool", len(waiting))

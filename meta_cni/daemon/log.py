@@ -30,7 +30,8 @@ class JSONLines(logging.Formatter):
         told.update(getattr(record, FIELDS, None) or {"message": record.getMessage()})
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+        # A byte that was no UTF-8 is a lone surrogate here: in a file it would cost the whole line.
+        return json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def fields_of(variables: Mapping[str, str], timeline: Timeline, error: CNIError | None) -> dict[str, Any]:

@@ -215,6 +215,8 @@ class Server:
         """Calls that did not fit into the queue."""
         self.gone = 0
         """Callers who did not wait for their answer."""
+        self.undone = 0
+        """ADDs of theirs that were undone."""
         self._turned = 0.0
         """When the reader looked last, by the monotonic clock; 0 before it listens."""
         self._deaf_until = 0.0
@@ -226,6 +228,11 @@ class Server:
         self._is_stopping.set()
         with suppress(OSError):  # it has ended already
             self._bell.send(b"!", socket.MSG_DONTWAIT)
+
+    @property
+    def workers(self) -> int:
+        """How many there are now, those for relief among them."""
+        return self.limits.workers + self._relieving
 
     @property
     def is_alive(self) -> bool:
@@ -453,13 +460,22 @@ class Server:
         call = caller.call
         assert call is not None
         if caller.is_gone and caller.verb not in WANTED:
+            self._count(gone=1)
             return
         printed, code = self.handle(call)
-        is_taken = self._answer(caller, printed, code, poll)
-        self.gone += not is_taken
-        if not is_taken and caller.verb == "ADD" and code == 0:
+        if self._answer(caller, printed, code, poll):
+            return
+        self._count(gone=1)
+        if caller.verb == "ADD" and code == 0:
             LOG.warning("ADD %s: the caller has gone: it is undone", caller.sandbox)
-            self.handle(Call({**call.variables, "CNI_COMMAND": "DEL"}, call.stdin))
+            _, left = self.handle(Call({**call.variables, "CNI_COMMAND": "DEL"}, call.stdin))
+            self._count(undone=not left)
+
+    def _count(self, *, gone: int = 0, undone: int = 0) -> None:
+        """Workers count at the same time."""
+        with self._lock:
+            self.gone += gone
+            self.undone += undone
 
     def _answer(self, caller: Caller, printed: bytes, code: int, poll: select.epoll) -> bool:
         """Send it and close; was it taken, and by nobody else's hand?"""

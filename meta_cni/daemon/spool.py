@@ -65,6 +65,8 @@ class Spool:
         self._lock = threading.Lock()
         self._known: dict[str, Waiting] = {}
         """By file name: a request never changes."""
+        self.failures = 0
+        """Tries that failed."""
 
     def entries(self) -> list[Path]:
         """The requests that wait, oldest first; what is still being written is not there yet."""
@@ -145,6 +147,8 @@ class Spool:
         printed, code = handle(waiting.call)
         reason = printed.decode(errors="replace").strip() if code else self._remove(waiting)
         if reason:
+            with self._lock:
+                self.failures += 1
             shortest, longest = PAUSES_S
             waiting.pause_s = min(max(shortest, 2 * waiting.pause_s), longest)
             waiting.due = time.monotonic() + waiting.pause_s

@@ -63,6 +63,18 @@ def test_requests_networks_plugins_and_errors_are_counted():
     ]
 
 
+@pytest.mark.parametrize(("code", "label"), [(7, "7"), (999, "999"), (1000, "other"), (-1, "other")])
+def test_codes_are_bounded_whatever_plugins_answer(code: int, label: str):
+    """A plugin with a new number for each failure would fill Prometheus."""
+    metrics = Metrics()
+
+    metrics.observe("ADD", Timeline(), code)
+
+    assert [f'meta_cni_errors_total{{code="{label}",verb="ADD"}} 1.0'] == lines(
+        metrics, "meta_cni_errors_total"
+    )
+
+
 def test_what_is_looked_up_is_looked_up_when_somebody_asks():
     """With its labels; what counts up is called so."""
     value = 1.0

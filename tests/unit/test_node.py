@@ -1,13 +1,14 @@
 """What the daemon is put together with."""
 
 import json
+import platform
 import resource
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from meta_cni import node
+from meta_cni import __version__, node
 from meta_cni.engine.ledger import Entry, Executed, Ledger, Record
 from meta_cni.node import Node, Wanted
 
@@ -110,3 +111,30 @@ def test_a_pool_that_cannot_be_understood_is_left_out(tmp_path: Path):
     memory.learn_entry(Entry("c", records=(replace(record("eth0", tmp_path), executed=(bad,)),)))
 
     assert {} == memory.pools
+
+
+def test_what_runs_here_is_told(daemon: Node):
+    """Whoever compares nodes wants to know which version they have."""
+    (line,) = [
+        each for each in daemon.metrics.exposed().decode().splitlines() if each.startswith("meta_cni_build")
+    ]
+
+    python = platform.python_version()
+    assert f'meta_cni_build_info{{python="{python}",version="{__version__}"}} 1.0' == line
+
+
+@pytest.mark.parametrize("verb", ["STATUS", "none"])
+def test_a_request_is_answered_as_it_was_though_it_cannot_be_told(verb: str, caplog):
+    """An ADD that is done and not answered would stay for ever."""
+
+    def tell(*_: object) -> None:
+        raise ZeroDivisionError("told")
+
+    stdin = json.dumps({"cniVersion": "1.1.0", "name": "n", "type": "meta-cni", "clusterNetwork": "none"})
+    variables = {"CNI_COMMAND": verb, "CNI_PATH": "/none"}
+    expected = node.compose.serve(variables, stdin.encode(), node.compose.Memory())
+
+    printed = node.compose.serve(variables, stdin.encode(), node.compose.Memory(tell=tell))
+
+    assert expected == printed
+    assert "a bug in meta-cni" in caplog.messages

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 from meta_cni.cni.errors import TryAgainLater
@@ -66,6 +67,18 @@ def test_a_failure_is_told_with_its_code_and_words():
 def test_of_the_runtime_s_arguments_only_the_pod_is_told():
     """The others may be anything."""
     assert "secret" not in json.dumps(fields_of(VARIABLES, Timeline(), None))
+
+
+def test_a_name_that_is_no_text_does_not_cost_the_line(tmp_path: Path):
+    """Variables are bytes; a file that takes UTF-8 alone would get nothing of the request."""
+    handler = logging.FileHandler(tmp_path / "log", encoding="utf-8")
+    handler.setFormatter(JSONLines())
+    record = logging.LogRecord("meta_cni", logging.INFO, "f", 1, "pod \udcff \u00e9", (), None)
+
+    handler.handle(record)
+    handler.close()
+
+    assert "pod \udcff \u00e9" == json.loads((tmp_path / "log").read_text(encoding="utf-8"))["message"]
 
 
 def test_any_other_record_is_a_line_too():

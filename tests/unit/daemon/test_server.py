@@ -166,10 +166,11 @@ def test_relief_has_a_bound(serve: Serve, path: Path):
     until(lambda: len(served.calls) == 2)
     time.sleep(1.2)
 
-    calls = list(served.calls)
+    calls, workers = list(served.calls), served.server.workers
     gate.set()
 
     assert [("ADD", "a"), ("ADD", "b")] == calls
+    assert 2 == workers
     assert [0] * 3 == [answered(each)[1] for each in waiting]
 
 
@@ -235,6 +236,7 @@ def test_an_add_whose_caller_has_gone_is_undone(serve: Serve, path: Path):
 
     until(lambda: ("DEL", "a") in served.calls)
     assert [("ADD", "a"), ("DEL", "a")] == served.calls
+    until(lambda: (1, 1) == (served.server.gone, served.server.undone))
 
 
 @pytest.mark.parametrize(("verb", "is_done"), [("ADD", False), ("CHECK", False), ("DEL", True)])
@@ -252,6 +254,7 @@ def test_a_call_that_still_waits_when_its_caller_goes(serve: Serve, path: Path, 
     ask(path, "STATUS")
 
     assert is_done == ((verb, "b") in served.calls)
+    assert (1, 0) == (served.server.gone, served.server.undone)
 
 
 def test_an_answer_that_takes_too_long_is_given_up_and_undone(serve: Serve, path: Path):

@@ -122,6 +122,7 @@ def test_one_that_fails_is_tried_less_and_less_often(tmp_path: Path, waits: Wait
             tried.append(second)
 
     assert [0, 5, 15, 35, 75, 155, 315, 615, 915] == tried
+    assert len(tried) == spool.failures
 
 
 def test_one_that_works_at_last_is_gone(tmp_path: Path, waits: Waits, mocker):
