@@ -143,18 +143,21 @@ packet-filters:
 		[ "$${CI:-}" != true ]
 	fi
 
-# What unpacks and boots a kernel; the tests fetch it themselves, into ~/.cache/meta-cni-guest.
+# What unpacks and boots a kernel and builds a module for it; the tests fetch these themselves, into ~/.cache/meta-cni-guest.
+GUEST_PROGRAMS := qemu-system-x86_64:qemu-system-x86 depmod:kmod gcc:gcc make:make xz:xz-utils
 guest-programs:
 	@$(APT_INSTALL)
 	PATH=$$PATH:/usr/sbin:/sbin
-	if command -v qemu-system-x86_64 >/dev/null && command -v depmod >/dev/null; then exit 0; fi
+	missing=()
+	for each in $(GUEST_PROGRAMS); do command -v "$${each%%:*}" >/dev/null || missing+=("$${each##*:}"); done
+	if [ "$${#missing[@]}" = 0 ]; then exit 0; fi
 	if ! may_apt; then
-		echo "no QEMU or no kmod here: the guest's tests will skip; on Debian, as root: apt-get install qemu-system-x86 kmod"
+		echo "some of the guest's tests will skip; on Debian, as root: apt-get install $${missing[*]}"
 		exit 0
 	fi
-	echo "installing qemu-system-x86 and kmod ..."
-	if ! apt_install qemu-system-x86 kmod; then
-		echo "no QEMU: the guest's tests will skip"
+	echo "installing $${missing[*]} ..."
+	if ! apt_install "$${missing[@]}"; then
+		echo "no $${missing[*]}: the guest's tests will skip"
 		[ "$${CI:-}" != true ]
 	fi
 

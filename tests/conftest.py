@@ -25,6 +25,7 @@ settings.load_profile("tests")
 KERNEL_FEATURES_MISSING_IN_CI = (
     *("ipvlan", "8021q", "vlan", "vrf", "dummy", "bond"),
     "bridge VLAN filtering",
+    *("igb", "netdevsim"),
 )
 
 PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox")

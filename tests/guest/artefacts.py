@@ -1,30 +1,27 @@
 """
 What the guest is made of: Debian's own kernel and a busybox, as packages that are not installed.
 
-They are fetched once and kept outside of the tree; remove the directory to have a newer kernel.
 Nothing else is needed, for the guest's file system is the machine's. The full kernel it is: the
 cloud one has neither 9p nor igb.
 """
 
-import fcntl
-import os
 import platform
 import re
-import shutil
 import struct
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.guest import packages
+from tests.guest.cache import Missing, cached, program, run
+from tests.guest.packages import Packages
+
+PURPOSE = "guest kernel"
 KERNEL = "linux-image-amd64"
 """Depends on the newest kernel of the release."""
 BUSYBOX = "busybox-static"
-PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "depmod": "kmod", "apt-get": "apt", "dpkg": "dpkg"}
+PROGRAMS = {**packages.PROGRAMS, "depmod": "kmod"}
 """What has to be installed, and the package it is in."""
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INIT = Path(__file__).parent / "init"
 ROOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 """Whatever else is needed, the guest's kernel loads from the unpacked package by itself."""
@@ -32,10 +29,6 @@ BZIMAGE_SETUP_SECTORS, BZIMAGE_PAYLOAD = 0x1F1, 0x248  # Documentation/arch/x86/
 SECTOR = 512
 XZ = b"\xfd7zXZ\0"
 REGULAR, EXECUTABLE, DIRECTORY = 0o100644, 0o100755, 0o040755
-
-
-class Missing(Exception):
-    """What this machine has not; the message is a reason to skip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,90 +58,28 @@ class Artefacts:
         return next(self.modules.iterdir()).name
 
 
-def cache_directory() -> Path:
-    """Where the artefacts of every work tree are."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meta-cni-guest"
-
-
-def program(name: str) -> str:
-    """The path of one of PROGRAMS, /usr/sbin included; raises Missing."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:{SYSTEM_PATH}")
-    if found is None:
-        raise Missing(f"no {PROGRAMS[name]}")
-    return found
-
-
 def ready(cache: Path | None = None) -> Artefacts:
     """Those in the cache, fetched if it has none; raises Missing."""
     if platform.machine() != "x86_64":
         raise Missing(f"no guest kernel for {platform.machine()}")
     for each in PROGRAMS:
-        program(each)
-    cache = cache_directory() if cache is None else cache
-    cache.mkdir(parents=True, exist_ok=True)
-    found = Artefacts(cache / KERNEL)
-    with _locked(cache / "lock"):
-        if not found.directory.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as scratch:
-                _make(Path(scratch)).rename(found.directory)
-    return found
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Two work trees may ask at once."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        program(each, PROGRAMS)
+    return Artefacts(cached(KERNEL, _make, cache))
 
 
 def _make(scratch: Path) -> Path:
     """Fetch and unpack into a new directory."""
-    unpacked = fetch(scratch)
+    fetched = Packages(PURPOSE, scratch)
+    fetched.fetch(fetched.dependency(KERNEL, "linux-image"), BUSYBOX)
+    unpacked = fetched.unpack()
     made = Artefacts(scratch / "made")
     made.modules.parent.mkdir(parents=True)
     (unpacked / "lib" / "modules").rename(made.modules)
     (unpacked / "bin" / "busybox").rename(made.busybox)
     image = (unpacked / "boot" / f"vmlinuz-{made.release}").read_bytes()
     made.kernel.write_bytes(uncompressed(image))
-    _run(program("depmod"), "--basedir", str(made.directory), made.release)
+    run(PURPOSE, program("depmod", PROGRAMS), "--basedir", str(made.directory), made.release)
     return made.directory
-
-
-def fetch(scratch: Path) -> Path:
-    """
-    The packages, unpacked one over the other.
-
-    apt keeps its lists here, too: no root is needed, and a fresh image has no lists of its own.
-    """
-    for name in ("lists/partial", "archives/partial", "unpacked"):
-        (scratch / name).mkdir(parents=True)
-    options = (
-        *("-o", f"Dir::State::Lists={scratch}/lists", "-o", f"Dir::Cache={scratch}"),
-        *("-o", f"Dir::Cache::Archives={scratch}/archives", "-o", "APT::Sandbox::User=root"),
-    )
-    _run("apt-get", *options, "-qq", "update")
-    image = depends(_run("apt-cache", *options, "depends", KERNEL))
-    _run("apt-get", *options, "-qq", "download", image, BUSYBOX, directory=scratch)
-    for package in scratch.glob("*.deb"):
-        _run("dpkg", "-x", str(package), str(scratch / "unpacked"))
-    return scratch / "unpacked"
-
-
-def depends(told: str) -> str:
-    """The kernel's package that the package of its newest version depends on."""
-    found = re.search(r"^ *Depends: (linux-image-\d\S+)$", told, re.MULTILINE)
-    if found is None:
-        raise Missing(f"no Debian package {KERNEL}")
-    return found[1]
-
-
-def _run(*command: str, directory: Path | None = None) -> str:
-    """What a command prints; one that fails misses the network, or a Debian."""
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise Missing(f"no guest kernel: {command[0]}: {done.stderr.strip()}")
-    return done.stdout
 
 
 def uncompressed(image: bytes) -> bytes:

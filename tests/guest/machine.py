@@ -10,44 +10,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.guest.artefacts import Artefacts, initramfs, program
+from tests.guest.artefacts import Artefacts, initramfs
+from tests.guest.emulator import Emulator
 
 SHARE = "/mnt"
 """Where the guest has the directory that it shares with the machine."""
 MEMORY_MIB = 2048
 PROCESSORS = 2
-KERNEL_COMMAND = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr random.trust_cpu=on"
-
-
-@dataclass(frozen=True, slots=True)
-class Emulator:
-    """
-    A QEMU: Debian's own.
-
-    SR-IOV needs `-device igb`, which is in that of bookworm-backports: it is to be another one of
-    these, with a path of its own, unpacked beside the kernel.
-    """
-
-    path: str
-    options: tuple[str, ...] = ()
-
-    @classmethod
-    def installed(cls) -> "Emulator":
-        """The one on the PATH; raises Missing."""
-        return cls(program("qemu-system-x86_64"))
-
-    def command(self, artefacts: Artefacts, directory: Path) -> list[str]:
-        """Everything QEMU is told."""
-        machine = "local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap"
-        share = f"local,path={directory}/share,mount_tag=share,security_model=none"
-        return [
-            self.path,
-            *("-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max"),
-            *("-smp", str(PROCESSORS), "-m", str(MEMORY_MIB)),
-            *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio"),
-            *("-kernel", str(artefacts.kernel), "-initrd", str(directory / "initramfs")),
-            *("-append", KERNEL_COMMAND, "-virtfs", machine, "-virtfs", share, *self.options),
-        ]
+KERNEL_COMMAND = (
+    "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr random.trust_cpu=on intel_iommu=on"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +37,32 @@ class Ended:
         return f"the guest's task ended with {self.status}\n{tail}\nconsole:\n{self.console}"
 
 
+def start(artefacts: Artefacts, emulator: Emulator, directory: Path) -> list[str]:
+    """Everything QEMU is told."""
+    machine = "local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap"
+    share = f"local,path={directory}/share,mount_tag=share,security_model=none"
+    return [
+        emulator.path,
+        *("-accel", "tcg,thread=multi", "-M", "q35,kernel-irqchip=split", "-cpu", "max"),
+        *("-smp", str(PROCESSORS), "-m", str(MEMORY_MIB)),
+        *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio"),
+        *("-kernel", str(artefacts.kernel), "-initrd", str(directory / "initramfs")),
+        *("-append", KERNEL_COMMAND, "-virtfs", machine, "-virtfs", share, *emulator.options),
+    ]
+
+
 def boot(artefacts: Artefacts, emulator: Emulator, directory: Path, task: str, *, timeout_s: float) -> Ended:
     """Run a shell script as root in the guest; its files in SHARE are in `directory`/share afterwards."""
     share = directory / "share"
     share.mkdir()
     (share / "task").write_text(task)
     (directory / "initramfs").write_bytes(initramfs(artefacts))
-    command = emulator.command(artefacts, directory)
+    command = start(artefacts, emulator, directory)
+    environment = {**os.environ, **dict(emulator.environment)}
     with (directory / "console").open("wb") as console:
+        output = {"stdin": subprocess.DEVNULL, "stdout": console, "stderr": console}
         try:
-            subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, timeout=timeout_s
-            )
+            subprocess.run(command, env=environment, timeout=timeout_s, **output)
         except subprocess.TimeoutExpired:
             console.write(f"the guest was stopped: it was not done after {timeout_s} s\n".encode())
     status = _text(share / "status").strip()

@@ -19,8 +19,10 @@ FILE = "META_CNI_GUEST_REPORT"
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tell what is going to be run."""
-    _write({"collected": [item.nodeid for item in session.items]})
+    """Tell what is going to be run, and by which markers."""
+    _write(
+        {"collected": {item.nodeid: [each.name for each in item.iter_markers()] for item in session.items}}
+    )
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -58,24 +60,25 @@ class Outcome:
 class Report:
     """Everything that was told; a test that did not get to its end has no outcome."""
 
-    collected: tuple[str, ...]
+    collected: dict[str, list[str]]
+    """The markers of every test."""
     outcomes: dict[str, Outcome]
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> "Report":
         """The worst part of a test is its outcome."""
-        collected: list[str] = []
+        collected: dict[str, list[str]] = {}
         parts: dict[str, list[Outcome]] = {}
         ended = set()
         for line in lines:
             told = json.loads(line)
-            collected += told.get("collected", ())
+            collected |= told.get("collected", {})
             if "test" in told:
                 parts.setdefault(told["test"], []).append(Outcome(told["result"], told["text"]))
             if told.get("is_last"):
                 ended.add(told["test"])
         worst = {test: max(parts[test], key=_badness) for test in ended}
-        return cls(tuple(collected), worst)
+        return cls(collected, worst)
 
     def repeat(self, test: str) -> None:
         """Come out here as it came out there; a feature that its kernel has not is a failure."""

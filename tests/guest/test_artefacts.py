@@ -1,15 +1,11 @@
 """What the guest is made of, without booting it."""
 
 import lzma
-import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from tests.guest import artefacts
-from tests.guest.artefacts import DIRECTORY, EXECUTABLE, Missing, cpio, depends, insertion_order, uncompressed
+from tests.guest.artefacts import DIRECTORY, EXECUTABLE, cpio, insertion_order, uncompressed
 
 ELF = b"\x7fELF" + bytes(range(256)) * 20
 
@@ -81,70 +77,3 @@ def test_an_archive_has_what_was_put_into_it():
 
     assert [(name, *entry) for name, entry in files.items()] == found[:-1]
     assert "TRAILER!!!" == found[-1][0]
-
-
-def test_the_newest_kernel_is_what_the_package_depends_on():
-    """The name of the kernel's package changes with every update."""
-    assert "linux-image-6.1.0-56-amd64" == depends(
-        "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n"
-    )
-
-
-def test_no_kernel_is_missing_by_its_package():
-    """So it is on a distribution that names it otherwise."""
-    with pytest.raises(Missing, match=r"^no Debian package linux-image-amd64$"):
-        depends("")
-
-
-@pytest.fixture
-def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without programs; what is put into this directory is all it has."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    monkeypatch.setenv("PATH", str(directory))
-    monkeypatch.setattr(artefacts, "SYSTEM_PATH", str(directory))
-    monkeypatch.setattr(artefacts.platform, "machine", lambda: "x86_64")
-    return directory
-
-
-def script(path: Path, text: str) -> None:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-
-
-@pytest.mark.parametrize(("program", "package"), artefacts.PROGRAMS.items())
-def test_a_program_is_missing_by_its_package(program: str, package: str, only: Path, tmp_path: Path):
-    """Whoever reads the reason of a skip can install it."""
-    for name in artefacts.PROGRAMS.keys() - {program}:
-        script(only / name, "")
-
-    with pytest.raises(Missing, match=f"^no {package}$"):
-        artefacts.ready(tmp_path / "cache")
-
-
-def test_another_processor_has_no_guest(only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The programs of such a machine would not run there."""
-    monkeypatch.setattr(artefacts.platform, "machine", lambda: "aarch64")
-
-    with pytest.raises(Missing, match=r"^no guest kernel for aarch64$"):
-        artefacts.ready(tmp_path / "cache")
-
-
-def test_a_fetch_that_fails_leaves_nothing_behind(only: Path, tmp_path: Path):
-    """Else the next run would take half a kernel for a whole one."""
-    for name in artefacts.PROGRAMS:
-        script(only / name, "echo 'no network' >&2; exit 100")
-
-    with pytest.raises(Missing, match=r"^no guest kernel: apt-get: no network$"):
-        artefacts.ready(tmp_path / "cache")
-
-    assert ["lock"] == os.listdir(tmp_path / "cache")
-
-
-def test_what_is_in_the_cache_is_not_fetched_again(only: Path, tmp_path: Path):
-    """No network is needed a second time."""
-    for name in artefacts.PROGRAMS:
-        script(only / name, "exit 100")
-    (tmp_path / "cache" / artefacts.KERNEL / "lib" / "modules" / "6.1.0-56-amd64").mkdir(parents=True)
-
-    assert "6.1.0-56-amd64" == artefacts.ready(tmp_path / "cache").release

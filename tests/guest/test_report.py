@@ -94,4 +94,4 @@ def test_to_skip_for_want_of_a_feature_is_a_failure_there(told: Report):
 def test_any_other_reason_to_skip_is_one_here():
     """The guest's programs are those of the machine."""
     with pytest.raises(pytest.skip.Exception, match=r"^no podman$"):
-        Report((), {"test_it": Outcome("skipped", "no podman")}).repeat("test_it")
+        Report({}, {"test_it": Outcome("skipped", "no podman")}).repeat("test_it")

@@ -17,9 +17,17 @@ from meta_cni import compose
 from meta_cni.cni.result import address_of, interface_address_of
 from meta_cni.linux import address, link, netns, route, sysctl
 from meta_cni.linux.netlink import Socket
+from tests.guest.boots import FUNCTIONS
 from tests.netns import features
 
 REFERENCE = ("/opt/cni/bin", "/usr/lib/cni")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A card with virtual functions is only where the guest has one; what this machine has is not touched."""
+    for marker in FUNCTIONS.markers:
+        if item.get_closest_marker(marker) and not FUNCTIONS.is_running:
+            pytest.skip(f"kernel has no {marker}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,8 +36,11 @@ def private_node(tmp_path_factory: pytest.TempPathFactory) -> netns.Private:
     The whole test process moves into its own namespaces, before it has a second thread.
 
     pytest's directory is made before, under the user's own name: inside an ordinary user is root.
+    A guest with virtual functions is a private node itself.
     """
     tmp_path_factory.getbasetemp()
+    if FUNCTIONS.is_running:
+        return netns.Private(is_root=True, used_user_namespace=False)
     return netns.enter_private()
 
 

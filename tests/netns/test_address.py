@@ -9,6 +9,8 @@ from meta_cni.linux import address, link
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
 
+pytestmark = pytest.mark.guest
+
 
 @pytest.fixture
 def index(host: Socket, pod: PodNetns) -> int:

@@ -15,6 +15,8 @@ from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
 
+pytestmark = pytest.mark.guest
+
 MAC = "02:00:5e:00:53:01"
 MAC_BYTES = bytes.fromhex("02005e005301")
 ETH_P_ALL, ETH_P_ARP, ETH_P_IPV6 = 0x0003, 0x0806, 0x86DD  # <linux/if_ether.h>

@@ -10,6 +10,8 @@ import pytest
 from meta_cni.linux import link, netns
 from tests.netns.conftest import Node, PodNetns
 
+pytestmark = pytest.mark.guest
+
 
 def two_networks(node: Node) -> None:
     node.nad("one", node.bridge("", 11) | {"capabilities": {"ips": True, "mac": True}})

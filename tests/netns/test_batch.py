@@ -10,6 +10,8 @@ from meta_cni.linux import address, link
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
 
+pytestmark = pytest.mark.guest
+
 
 def names(socket: Socket) -> set[str]:
     """Every link's name."""

@@ -14,6 +14,8 @@ from tests.netns.chain import ours
 from tests.netns.conftest import PodNetns
 from tests.netns.traffic import SILENCE_S, Wire, is_reached, is_refused, own_namespace
 
+pytestmark = pytest.mark.guest
+
 Pods = Callable[[str], PodNetns]
 
 

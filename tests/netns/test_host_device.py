@@ -15,6 +15,8 @@ from tests.netns.chain import ours, references, theirs
 from tests.netns.conftest import PodNetns
 from tests.netns.traffic import is_reached, own_namespace
 
+pytestmark = pytest.mark.guest
+
 MAC = "02:00:5e:00:53:01"
 PCI = "0000:03:00.1"
 

@@ -13,6 +13,8 @@ from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Socket, decode
 from tests.netns.conftest import PodNetns
 
+pytestmark = pytest.mark.guest
+
 MAC = "02:00:5e:00:53:01"
 GROUP = 0x4D000001
 

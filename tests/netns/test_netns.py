@@ -14,6 +14,8 @@ from meta_cni.linux import link, netns
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
 
+pytestmark = pytest.mark.guest
+
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 NOBODY = 65534
 

@@ -18,6 +18,8 @@ from tests.netns.chain import environment, masquerading, ours, references, their
 from tests.netns.conftest import PodNetns, ranges
 from tests.netns.traffic import is_reached, is_refused, source_seen
 
+pytestmark = pytest.mark.guest
+
 Rules = Callable[[], list[str]]
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

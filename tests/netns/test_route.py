@@ -15,6 +15,8 @@ from meta_cni.linux.netlink import NLM_F_CREATE, Request, Socket
 from meta_cni.linux.route import ANYWHERE, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RT_TABLE_MAIN, Route
 from tests.netns.conftest import PodNetns
 
+pytestmark = pytest.mark.guest
+
 IPV6_METRIC = 1024  # what the kernel gives an IPv6 route without one, <linux/ipv6_route.h>
 
 

@@ -11,6 +11,8 @@ from meta_cni.linux import netns, rule
 from meta_cni.linux.rule import Rule
 from tests.netns.conftest import PodNetns
 
+pytestmark = pytest.mark.guest
+
 
 def by(pod: PodNetns, protocol: int) -> list[Rule]:
     """The rules that somebody made."""

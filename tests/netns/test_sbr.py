@@ -35,7 +35,7 @@ from tests.netns.chain import environment, ours, references, theirs, unwire, wir
 from tests.netns.conftest import Node, PodNetns
 from tests.netns.traffic import PORT, SILENCE_S, WAIT_S
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 CLIENTS = ("192.0.2.2", "2001:db8::2")
 """Who asks, from behind either network."""

@@ -12,6 +12,8 @@ import pytest
 import delegates
 from tests.netns import drawing
 
+pytestmark = pytest.mark.guest
+
 SEQUENCES = int(os.environ.get("SEQUENCES", "100"))
 """How many there are; `make sequences` runs 10 000."""
 SEED = os.environ.get("SEQUENCE_SEED", "")

@@ -17,6 +17,8 @@ from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours
 from tests.netns.conftest import PodNetns
 
+pytestmark = pytest.mark.guest
+
 MAC = "02:00:5e:00:53:01"
 
 
