@@ -189,7 +189,7 @@ def _environment(command: str, container_id: str, netns: str, pod: dict[str, Any
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from meta_cni import compose  # noqa: PLC0415
+    from meta_cni import explain  # noqa: PLC0415
     from meta_cni.cni.errors import CNIError  # noqa: PLC0415
 
     stdin = _stdin_of(parsed.config)
@@ -197,7 +197,7 @@ def _plan(parsed: argparse.Namespace) -> int:
     for pod in _pods_in(parsed.file):
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                lines = compose.plan_of(
+                lines = explain.plan_of(
                     pod, stdin, _environment("ADD", "plan", "/", pod), Path(parsed.file).parent, Path(scratch)
                 )
             except CNIError as error:
@@ -230,10 +230,10 @@ def _plan_text(plan: dict[str, Any]) -> str:
 
 
 def _validate(parsed: argparse.Namespace) -> int:
-    from meta_cni import compose  # noqa: PLC0415
+    from meta_cni import validate  # noqa: PLC0415
 
     path = tuple((os.environ.get("CNI_PATH") or PLUGIN_PATH).split(":"))
-    problems = [line for name in parsed.files for line in compose.problems_of_file(Path(name), path)]
+    problems = [line for name in parsed.files for line in validate.problems_of_file(Path(name), path)]
     for line in problems:
         print(line)
     print(f"{len(problems)} problems in {len(parsed.files)} files", file=sys.stderr)
@@ -283,15 +283,15 @@ def _detach(parsed: argparse.Namespace) -> int:
 
 
 def _attachments(parsed: argparse.Namespace) -> int:
-    from meta_cni import compose  # noqa: PLC0415
+    from meta_cni import explain  # noqa: PLC0415
 
-    found, damaged = compose.attachments(_stdin_of(parsed.config))
+    found, damaged = explain.attachments(_stdin_of(parsed.config))
     if parsed.output == "json":
         print(json.dumps(found, indent=4))
     elif parsed.output == "svg":
         from meta_cni.picture import draw  # noqa: PLC0415
 
-        print(draw(compose.topology(found)), end="")
+        print(draw(explain.topology(found)), end="")
     else:
         print(_table(("POD", "INTERFACE", "NETWORK", "MAC", "ADDRESSES", "HOW"), _rows(found)))
     for path in damaged:

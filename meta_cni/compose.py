@@ -1,24 +1,19 @@
 """
 Putting everything together: the only module that knows all the others.
 
-It turns a configuration into settings, a store and an engine, and answers a runtime's request
-with bytes and an exit code. Nothing above it knows how that is done.
+It makes an engine of a configuration, and answers a runtime's request with bytes and an exit
+code. Nothing above it knows how that is done.
 """
 
-import gzip
 import logging
 import os
 import re
-import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
 
 import delegates
 from delegates.external import External
@@ -27,122 +22,42 @@ from meta_cni.cni import request as requests
 from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
 from meta_cni.cni.config import (
-    NetworkConfig,
     PluginConfig,
-    RawObject,
-    Section,
     encode,
-    kind_of,
-    parse_network,
     parse_plugin,
 )
 from meta_cni.cni.errors import (
     BadConfig,
     BadEnvironment,
     CNIError,
-    DamagedEntry,
-    DecodeFailure,
     IncompatibleVersion,
     join,
 )
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Result
+from meta_cni.configuration import Configuration, read_configuration
 from meta_cni.delegate import Attachment, Delegate
-from meta_cni.engine.engine import Engine, World, pod_of
-from meta_cni.engine.ledger import Entry, Executed, Ledger, Record
-from meta_cni.engine.plan import GROUP_BASE, DefaultRoute, Execution, Plan, Step
-from meta_cni.engine.selection import DEFAULT_NETWORK, NETWORKS, unknown_keys
-from meta_cni.engine.selection import parse as parse_selections
+from meta_cni.engine.engine import Engine, World
+from meta_cni.engine.ledger import Entry, Executed, Record
+from meta_cni.engine.plan import GROUP_BASE, Execution
 from meta_cni.ipam import host_local
 from meta_cni.ipam.directories import Directories
-from meta_cni.k8s import schema
-from meta_cni.k8s.file_store import KINDS, FileStore, documents
-from meta_cni.k8s.store import Kind, Store
+from meta_cni.k8s.file_store import FileStore
+from meta_cni.k8s.store import Store
 from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
+from meta_cni.logs import log_to
 from meta_cni.metrics import BUILT_IN, Timeline
-from meta_cni.picture import Pod, PodInterface, Rail, Topology
-from meta_cni.settings import MULTUS_TYPES, LogOptions, Settings
-from meta_cni.settings import parse as parse_settings
+from meta_cni.settings import Settings
 from meta_cni.shim import is_shim
 
 CHAIN = "META_CNI_CHAIN"
 """Set for executed delegates: container ids that are being attached, so that a loop is seen."""
-LEVELS = {
-    "panic": logging.CRITICAL,
-    "error": logging.ERROR,
-    "verbose": logging.INFO,
-    "debug": logging.DEBUG,
-}
 DATA_DIRECTORY = re.compile(rb'dataDir\\*"\s*:\s*\\*"(/[^"\\]+)')
 """host-local's key as it stands in a configuration, and as it stands in a JSON string in an entry."""
 SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
 LOG = logging.getLogger("meta_cni")
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """A runtime's standard input, read."""
-
-    settings: Settings
-    problems: tuple[str, ...]
-    runtime_config: Mapping[str, object]
-    previous: Result | None
-    valid: frozenset[tuple[str, str]] | None
-    """`cni.dev/valid-attachments` of a GC; None when absent."""
-
-
-def read_configuration(text: str | bytes) -> Configuration:
-    """
-    Read our own configuration; raises DecodeFailure (6), BadConfig (7) or IncompatibleVersion (1).
-
-    Problems with our own keys do not stop a DEL, so they are returned.
-    """
-    raw = RawObject.parse(text, "standard input")
-    section = Section("configuration", raw.values())
-    name = section.string("name")
-    if not name:
-        raise BadConfig("configuration: missing network name: expected name")
-    if not requests.NAME.match(name):
-        raise section.wrong("name", "a letter or digit, then letters, digits, '_', '.' or '-'")
-    version = versions.require_supported(section.string("cniVersion") or versions.WHEN_ABSENT)
-    values = section.values
-    texts: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    if section.value("delegates") is not None:
-        if isinstance(section.value("delegates"), list):
-            texts = raw.elements_of("delegates")
-        else:
-            problems = (f"delegates {kind_of(section.value('delegates'))}: expected a list of objects",)
-    settings, more = parse_settings({**values, "cniVersion": version}, texts)
-    runtime = section.section("runtimeConfig")
-    return Configuration(
-        settings=settings,
-        problems=(*problems, *more),
-        runtime_config=runtime.values if runtime else {},
-        previous=_previous(section, version),
-        valid=_valid(section),
-    )
-
-
-def _previous(section: Section, version: str) -> Result | None:
-    previous = section.section("prevResult")
-    if previous is None:
-        return None
-    try:
-        return results.parse(previous.values, version)
-    except DecodeFailure as error:
-        raise DecodeFailure(f"configuration: prevResult: {error.message}") from None
-
-
-def _valid(section: Section) -> frozenset[tuple[str, str]] | None:
-    key = "cni.dev/valid-attachments"
-    if section.value(key) is None:
-        key = "cni.dev/attachments"
-    if section.value(key) is None:
-        return None
-    return frozenset((each.string("containerID"), each.string("ifname")) for each in section.sections(key))
 
 
 Tell = Callable[[Mapping[str, str], Timeline, CNIError | None], None]
@@ -529,247 +444,3 @@ def _require_version(command: str, version: str) -> None:
         raise IncompatibleVersion(
             f"config version does not allow {command}", f"config is {version!r}, {command} needs {needed}"
         )
-
-
-def log_to(settings: Settings, formatter: logging.Formatter | None = None) -> None:
-    """Log to standard error and to a file, as the configuration says."""
-    LOG.setLevel(LEVELS[settings.log_level])
-    LOG.propagate = False
-    for handler in list(LOG.handlers):
-        LOG.removeHandler(handler)
-        handler.close()
-    handlers: list[logging.Handler] = []
-    if settings.is_logged_to_stderr:
-        handlers.append(logging.StreamHandler())
-    if settings.log_file:
-        with suppress(OSError):
-            handlers.append(_log_file(settings.log_file, settings.log_options))
-    for handler in handlers or [logging.NullHandler()]:
-        handler.setFormatter(formatter or logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
-        LOG.addHandler(handler)
-
-
-def _log_file(path: str, options: LogOptions) -> RotatingFileHandler:
-    handler = RotatingFileHandler(
-        path, maxBytes=options.max_size_mb << 20, backupCount=options.max_backups, delay=True
-    )
-    if options.is_compressed:
-        handler.namer = "{}.gz".format
-        handler.rotator = _compress
-    oldest = time.time() - options.max_age_days * 86400
-    for backup in Path(path).parent.glob(f"{Path(path).name}.*"):
-        if backup.stat().st_mtime < oldest:
-            backup.unlink(missing_ok=True)
-    return handler
-
-
-def _compress(source: str, target: str) -> None:
-    with open(source, "rb") as plain, gzip.open(target, "wb") as packed:
-        shutil.copyfileobj(plain, packed)
-    os.unlink(source)
-
-
-def problems_of_network(config: NetworkConfig, path: tuple[str, ...]) -> list[str]:
-    """What is wrong with a network's plugins, as far as can be told without attaching anything."""
-    found: list[str] = []
-    for plugin in config.plugins:
-        if plugin.type not in delegates.BUILTIN or delegates.load(plugin.type).refuses(plugin):
-            continue
-        executed = Executed(plugin.type, True, plugin.raw.text())
-        record = Record(
-            container_id="validate",
-            request="eth0",
-            request_network="validate",
-            network=config.name,
-            interface="net1",
-            config_name=config.name,
-            cni_version=config.cni_version,
-            netns="",
-            netns_identity="",
-            executed=(executed,),
-            cni_args={},
-            path=path,
-            deadline_s=1.0,
-        )
-        request = Request("ADD", "validate", "", "eth0", {}, path, {}, b"")
-        try:
-            given, beside = plugin.execution({}), Memory()
-            construct(
-                record, executed, given, Namespaces(""), request=request, memory=beside, timeline=Timeline()
-            )
-        except CNIError as error:
-            found.append(error.message)
-    return found
-
-
-def plan_of(
-    pod: dict[str, Any], stdin: bytes, environment: Mapping[str, str], directory: Path, scratch: Path
-) -> dict[str, Any]:
-    """
-    The plan of a pod in a file, as plain data; nothing on the machine is touched.
-
-    Networks come from the configured store, or from `directory` where that is not there; `scratch`
-    takes what a file store writes down.
-    """
-    configuration = read_configuration(stdin)
-    if configuration.problems:
-        raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
-    settings = configuration.settings
-    is_there = bool(settings.store_directory) and Path(settings.store_directory).is_dir()
-    objects = Path(settings.store_directory) if is_there else directory
-    settings = replace(settings, store_directory=str(objects), cni_dir=str(scratch))
-    request = requests.parse(environment, stdin)
-    engine = engine_of(settings, request, Memory(), Timeline())
-    plan = engine.plan(request, pod_of(pod), configuration.runtime_config, configuration.previous)
-    return {
-        "pod": plan.pod,
-        "steps": [_step_told(step) for step in plan.steps],
-        "defaultRoutes": [
-            {"family": each.family, "owner": _owner_told(each, plan)} for each in plan.default_routes
-        ],
-    }
-
-
-def _owner_told(decision: DefaultRoute, plan: Plan) -> str:
-    if decision.owner is None:
-        return "left as it is"
-    interface = plan.steps[decision.owner].interface
-    if decision.gateways:
-        return f"{interface} via {', '.join(str(each) for each in decision.gateways)}"
-    return f"{interface}, as its network brings it"
-
-
-def _step_told(step: Step) -> dict[str, Any]:
-    return {
-        "interface": step.interface,
-        "network": step.network,
-        "deadline_s": step.deadline_s,
-        "warnings": list(step.warnings),
-        "plugins": [
-            {
-                "type": each.plugin.type,
-                "builtin": each.is_builtin,
-                "reason": each.reason,
-                "binary": each.binary,
-                "ipam": ipam.describe(each.plugin, each.ipam_policy),
-                "runtimeConfig": each.plugin.section.value("runtimeConfig") or {},
-            }
-            for each in step.executions
-        ],
-    }
-
-
-def attachments(stdin: bytes) -> tuple[list[dict[str, Any]], tuple[Path, ...]]:
-    """Every attachment in the ledger as plain data, and the damaged entries that were set aside."""
-    configuration = read_configuration(stdin)
-    ledger = Ledger(Path(configuration.settings.cni_dir) / "ledger")
-    found: list[dict[str, Any]] = []
-    for container_id in ledger.container_ids():
-        with suppress(DamagedEntry):
-            entry = ledger.read(container_id)
-            if entry is not None:
-                found.extend(_attachment_told(entry, record) for record in entry.records)
-    return found, ledger.damaged()
-
-
-def _attachment_told(entry: Entry, record: Record) -> dict[str, Any]:
-    result = results.parse(record.result, versions.NEWEST) if record.result is not None else Result()
-    inside = next((each for each in result.interfaces if each.sandbox), None)
-    first = parse_plugin(record.executed[0].stdin, f"network {record.network}")
-    device = first.section.string("bridge") or first.section.string("master")
-    return {
-        "container": entry.container_id,
-        "pod": entry.pod,
-        "interface": record.interface,
-        "network": record.network,
-        "type": first.type,
-        "device": device,
-        "mac": inside.mac if inside else "",
-        "addresses": [str(each.address) for each in result.ips],
-        "gateways": [str(each.gateway) for each in result.ips if each.gateway is not None],
-        "isDefaultRoute": any(each.is_default for each in result.routes),
-        "isComplete": record.result is not None,
-        "netns": record.netns,
-        "how": "built in" if record.is_builtin else "executed",
-    }
-
-
-def topology(found: list[dict[str, Any]]) -> Topology:
-    """What a picture shows of attachments() output."""
-    rails: dict[str, Rail] = {}
-    pods: dict[str, list[PodInterface]] = {}
-    for each in found:
-        gateways = tuple(each["gateways"]) if each["isDefaultRoute"] else ()
-        device = each["device"] or each["type"]
-        rails.setdefault(device, Rail(device, each["type"], gateways))
-        pods.setdefault(each["pod"] or each["container"], []).append(
-            PodInterface(
-                each["interface"],
-                each["network"],
-                device,
-                each["mac"],
-                tuple(each["addresses"]),
-                each["isDefaultRoute"],
-            )
-        )
-    drawn = tuple(Pod(name, tuple(interfaces)) for name, interfaces in pods.items())
-    return Topology(os.uname().nodename, tuple(rails.values()), drawn)
-
-
-def problems_of_file(path: Path, plugin_path: tuple[str, ...]) -> list[str]:
-    """Every mistake in a file: a CNI configuration (by its ending), or Kubernetes objects."""
-    try:
-        if path.suffix in (".conf", ".conflist"):
-            return [f"{path}: {each}" for each in _problems_of_configuration(path, plugin_path)]
-        return [
-            f"{path}: {document['kind']} {document['metadata']['name']}: {each}"
-            for document in documents(path)
-            for each in _problems_of_object(document, plugin_path)
-        ]
-    except CNIError as error:
-        return [f"{path}: {each.message}" for each in getattr(error, "errors", (error,))]
-
-
-def _problems_of_configuration(path: Path, plugin_path: tuple[str, ...]) -> list[str]:
-    try:
-        network = parse_network(path.read_bytes(), "configuration")
-    except OSError as error:
-        return [f"read: {error.strerror}"]
-    found: list[str] = list(network.warnings)
-    for plugin in network.plugins:
-        if plugin.type in ("meta-cni", *MULTUS_TYPES):
-            configuration = read_configuration(plugin.execution({}).raw.text())
-            found.extend(configuration.problems)
-            for index, text in enumerate(configuration.settings.delegates):
-                found.extend(_problems_of_text(text, f"delegates[{index}]", network.name, plugin_path))
-    return found + problems_of_network(network, plugin_path)
-
-
-def _problems_of_object(document: dict[str, Any], plugin_path: tuple[str, ...]) -> list[str]:
-    kind = KINDS.get(document["kind"])
-    if kind is None:
-        return []
-    found = schema.problems(kind, document)
-    if found:
-        return found
-    name = document["metadata"]["name"]
-    if kind is Kind.NETWORK_ATTACHMENT_DEFINITION:
-        text = (document.get("spec") or {}).get("config") or ""
-        return _problems_of_text(text, "spec.config", name, plugin_path) if text.strip() else []
-    pod = pod_of(document)
-    for annotation, namespace in ((NETWORKS, pod.namespace), (DEFAULT_NETWORK, "kube-system")):
-        text = pod.annotations.get(annotation, "")
-        try:
-            parse_selections(text, namespace, f"annotation {annotation}")
-        except CNIError as error:
-            found.extend(each.message for each in getattr(error, "errors", (error,)))
-        found.extend(f"annotation {annotation}: unknown key {key!r}" for key in unknown_keys(text))
-    return found
-
-
-def _problems_of_text(text: str, where: str, name: str, plugin_path: tuple[str, ...]) -> list[str]:
-    try:
-        network = parse_network(text, where, default_name=name)
-    except CNIError as error:
-        return [error.message]
-    return [*network.warnings, *problems_of_network(network, plugin_path)]

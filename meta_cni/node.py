@@ -34,6 +34,7 @@ from meta_cni.engine.census import Census, Count
 from meta_cni.engine.ledger import Ledger
 from meta_cni.ipam import host_local
 from meta_cni.linux import process
+from meta_cni.logs import LEVELS, log_to
 from meta_cni.metrics import Metrics, Reading, Timeline
 from meta_cni.settings import Settings
 
@@ -221,7 +222,7 @@ class Node:
 
 def _log_as_json(wanted: Wanted) -> None:
     """To standard error, and to the `logFile` of the daemon's own file."""
-    LOG.setLevel(compose.LEVELS[wanted.log_level])
+    LOG.setLevel(LEVELS[wanted.log_level])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONLines())
     logging.getLogger().addHandler(handler)
@@ -257,7 +258,7 @@ def _log_as(options: Options, log_level: str) -> None:
     """The daemon logs into the `logFile` of its own file, too."""
     settings = _settings_of(options)
     if settings.log_file:
-        compose.log_to(replace(settings, log_level=log_level), JSONLines())
+        log_to(replace(settings, log_level=log_level), JSONLines())
 
 
 def _connections(workers: int, queue: int) -> int:

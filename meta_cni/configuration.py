@@ -1,0 +1,82 @@
+"""
+Our own configuration, as a runtime gives it to us on standard input.
+
+Beside our keys (settings) there are those that the specification gives every plugin: prevResult,
+runtimeConfig, and the valid attachments of a GC.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from meta_cni.cni import request as requests
+from meta_cni.cni import result as results
+from meta_cni.cni import version as versions
+from meta_cni.cni.config import RawObject, Section, kind_of
+from meta_cni.cni.errors import BadConfig, DecodeFailure
+from meta_cni.cni.result import Result
+from meta_cni.settings import Settings
+from meta_cni.settings import parse as parse_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A runtime's standard input, read."""
+
+    settings: Settings
+    problems: tuple[str, ...]
+    runtime_config: Mapping[str, object]
+    previous: Result | None
+    valid: frozenset[tuple[str, str]] | None
+    """`cni.dev/valid-attachments` of a GC; None when absent."""
+
+
+def read_configuration(text: str | bytes) -> Configuration:
+    """
+    Read our own configuration; raises DecodeFailure (6), BadConfig (7) or IncompatibleVersion (1).
+
+    Problems with our own keys do not stop a DEL, so they are returned.
+    """
+    raw = RawObject.parse(text, "standard input")
+    section = Section("configuration", raw.values())
+    name = section.string("name")
+    if not name:
+        raise BadConfig("configuration: missing network name: expected name")
+    if not requests.NAME.match(name):
+        raise section.wrong("name", "a letter or digit, then letters, digits, '_', '.' or '-'")
+    version = versions.require_supported(section.string("cniVersion") or versions.WHEN_ABSENT)
+    values = section.values
+    texts: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    if section.value("delegates") is not None:
+        if isinstance(section.value("delegates"), list):
+            texts = raw.elements_of("delegates")
+        else:
+            problems = (f"delegates {kind_of(section.value('delegates'))}: expected a list of objects",)
+    settings, more = parse_settings({**values, "cniVersion": version}, texts)
+    runtime = section.section("runtimeConfig")
+    return Configuration(
+        settings=settings,
+        problems=(*problems, *more),
+        runtime_config=runtime.values if runtime else {},
+        previous=_previous(section, version),
+        valid=_valid(section),
+    )
+
+
+def _previous(section: Section, version: str) -> Result | None:
+    previous = section.section("prevResult")
+    if previous is None:
+        return None
+    try:
+        return results.parse(previous.values, version)
+    except DecodeFailure as error:
+        raise DecodeFailure(f"configuration: prevResult: {error.message}") from None
+
+
+def _valid(section: Section) -> frozenset[tuple[str, str]] | None:
+    key = "cni.dev/valid-attachments"
+    if section.value(key) is None:
+        key = "cni.dev/attachments"
+    if section.value(key) is None:
+        return None
+    return frozenset((each.string("containerID"), each.string("ifname")) for each in section.sections(key))

@@ -1,0 +1,141 @@
+"""
+What is to be done for a pod, and what is attached on this node, as plain data for people.
+
+Nothing is touched: a plan is made as an ADD makes it, and goes no further.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from meta_cni import ipam
+from meta_cni.cni import request as requests
+from meta_cni.cni import result as results
+from meta_cni.cni import version as versions
+from meta_cni.cni.config import parse_plugin
+from meta_cni.cni.errors import BadConfig, DamagedEntry, join
+from meta_cni.cni.result import Result
+from meta_cni.compose import Memory, engine_of
+from meta_cni.configuration import read_configuration
+from meta_cni.engine.engine import pod_of
+from meta_cni.engine.ledger import Entry, Ledger, Record
+from meta_cni.engine.plan import DefaultRoute, Plan, Step
+from meta_cni.metrics import Timeline
+from meta_cni.picture import Pod, PodInterface, Rail, Topology
+
+
+def plan_of(
+    pod: dict[str, Any], stdin: bytes, environment: Mapping[str, str], directory: Path, scratch: Path
+) -> dict[str, Any]:
+    """
+    The plan of a pod in a file, as plain data; nothing on the machine is touched.
+
+    Networks come from the configured store, or from `directory` where that is not there; `scratch`
+    takes what a file store writes down.
+    """
+    configuration = read_configuration(stdin)
+    if configuration.problems:
+        raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
+    settings = configuration.settings
+    is_there = bool(settings.store_directory) and Path(settings.store_directory).is_dir()
+    objects = Path(settings.store_directory) if is_there else directory
+    settings = replace(settings, store_directory=str(objects), cni_dir=str(scratch))
+    request = requests.parse(environment, stdin)
+    engine = engine_of(settings, request, Memory(), Timeline())
+    plan = engine.plan(request, pod_of(pod), configuration.runtime_config, configuration.previous)
+    return {
+        "pod": plan.pod,
+        "steps": [_step_told(step) for step in plan.steps],
+        "defaultRoutes": [
+            {"family": each.family, "owner": _owner_told(each, plan)} for each in plan.default_routes
+        ],
+    }
+
+
+def _owner_told(decision: DefaultRoute, plan: Plan) -> str:
+    if decision.owner is None:
+        return "left as it is"
+    interface = plan.steps[decision.owner].interface
+    if decision.gateways:
+        return f"{interface} via {', '.join(str(each) for each in decision.gateways)}"
+    return f"{interface}, as its network brings it"
+
+
+def _step_told(step: Step) -> dict[str, Any]:
+    return {
+        "interface": step.interface,
+        "network": step.network,
+        "deadline_s": step.deadline_s,
+        "warnings": list(step.warnings),
+        "plugins": [
+            {
+                "type": each.plugin.type,
+                "builtin": each.is_builtin,
+                "reason": each.reason,
+                "binary": each.binary,
+                "ipam": ipam.describe(each.plugin, each.ipam_policy),
+                "runtimeConfig": each.plugin.section.value("runtimeConfig") or {},
+            }
+            for each in step.executions
+        ],
+    }
+
+
+def attachments(stdin: bytes) -> tuple[list[dict[str, Any]], tuple[Path, ...]]:
+    """Every attachment in the ledger as plain data, and the damaged entries that were set aside."""
+    configuration = read_configuration(stdin)
+    ledger = Ledger(Path(configuration.settings.cni_dir) / "ledger")
+    found: list[dict[str, Any]] = []
+    for container_id in ledger.container_ids():
+        with suppress(DamagedEntry):
+            entry = ledger.read(container_id)
+            if entry is not None:
+                found.extend(_attachment_told(entry, record) for record in entry.records)
+    return found, ledger.damaged()
+
+
+def _attachment_told(entry: Entry, record: Record) -> dict[str, Any]:
+    result = results.parse(record.result, versions.NEWEST) if record.result is not None else Result()
+    inside = next((each for each in result.interfaces if each.sandbox), None)
+    first = parse_plugin(record.executed[0].stdin, f"network {record.network}")
+    device = first.section.string("bridge") or first.section.string("master")
+    return {
+        "container": entry.container_id,
+        "pod": entry.pod,
+        "interface": record.interface,
+        "network": record.network,
+        "type": first.type,
+        "device": device,
+        "mac": inside.mac if inside else "",
+        "addresses": [str(each.address) for each in result.ips],
+        "gateways": [str(each.gateway) for each in result.ips if each.gateway is not None],
+        "isDefaultRoute": any(each.is_default for each in result.routes),
+        "isComplete": record.result is not None,
+        "netns": record.netns,
+        "how": "built in" if record.is_builtin else "executed",
+    }
+
+
+def topology(found: list[dict[str, Any]]) -> Topology:
+    """What a picture shows of attachments() output."""
+    rails: dict[str, Rail] = {}
+    pods: dict[str, list[PodInterface]] = {}
+    for each in found:
+        gateways = tuple(each["gateways"]) if each["isDefaultRoute"] else ()
+        device = each["device"] or each["type"]
+        rails.setdefault(device, Rail(device, each["type"], gateways))
+        pods.setdefault(each["pod"] or each["container"], []).append(
+            PodInterface(
+                each["interface"],
+                each["network"],
+                device,
+                each["mac"],
+                tuple(each["addresses"]),
+                each["isDefaultRoute"],
+            )
+        )
+    drawn = tuple(Pod(name, tuple(interfaces)) for name, interfaces in pods.items())
+    return Topology(os.uname().nodename, tuple(rails.values()), drawn)
