@@ -50,7 +50,7 @@ def fields_of(variables: Mapping[str, str], timeline: Timeline, error: CNIError 
         "steps": {step: _ms(seconds) for step, seconds in timeline.steps_s.items()},
         "plugins": _plugins(timeline),
     }
-    return {key: value for key, value in told.items() if value or key in ("verb", "code")}
+    return {key: value for key, value in told.items() if value or key in ("verb", "code", "ms")}
 
 
 def _plugins(timeline: Timeline) -> list[dict[str, Any]]:
