@@ -272,7 +272,11 @@ def tear_down(pods: list[Runtime], before: dict[str, list[str]]) -> int:
 
 
 def inventory() -> dict[str, list[str]]:
-    """What an attachment could leave: links (bridges stay, as with every plugin), rules, files."""
+    """
+    What an attachment could leave: links (bridges stay, as with every plugin), rules, files.
+
+    The kernel gives the uplink its link-local address and route when it likes, also meanwhile.
+    """
     with Socket.open_host() as host:
         bridges = {each.index for each in link.dump(host) if each.kind == "bridge"}
         links = [each.name for each in link.dump(host) if each.index not in bridges]
@@ -281,7 +285,11 @@ def inventory() -> dict[str, list[str]]:
             for each in address.dump(host)
             if each.interface_index not in bridges and not each.address.ip.is_link_local
         ]
-        routes = [str(each.destination) for each in route.dump(host) if each.interface_index not in bridges]
+        routes = [
+            str(each.destination)
+            for each in route.dump(host)
+            if each.interface_index not in bridges and not each.destination.is_link_local
+        ]
     files = [path for path in Path("/var/lib/cni").rglob("*") if path.is_file()]
     kept = ("lock", "version", "last_reserved_ip", "pods_", "network-attachment-definitions_")
     return {
