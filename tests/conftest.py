@@ -9,12 +9,14 @@ listed by its reason, and where CI=true a reason that is not in MISSING_IN_CI fa
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import kubelet
 
 # Two busy cores make any single example slow; no time is asserted.
 settings.register_profile("tests", deadline=None)
@@ -163,3 +165,18 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert path.read_text() == actual
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def kubelet_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kubelet.FakeKubelet]:
+    """A kubelet that serves PodResources; the directory's name is short, as a socket's must be."""
+    with kubelet.serving(tmp_path_factory.mktemp("kubelet")) as made:
+        yield made
+
+
+@pytest.fixture
+def fake_kubelet(kubelet_process: kubelet.FakeKubelet) -> Iterator[kubelet.FakeKubelet]:
+    """It, knowing no pod yet; what a test says counts for this test."""
+    kubelet_process.answer()
+    yield kubelet_process
+    kubelet_process.checkpoint.unlink(missing_ok=True)
