@@ -219,6 +219,9 @@ def _plan_text(plan: dict[str, Any]) -> str:
         lines.append(
             f"  {n}. {step['interface']}  network {step['network']}  (at most {step['deadline_s']:g} s)"
         )
+        if step["deviceSource"]:
+            resource = f" of {step['resource']}" if step["resource"] else ""
+            lines.append(f"       device {step['device'] or '?'}{resource} ({step['deviceSource']})")
         for each in step["plugins"]:
             how = "built in" if each["builtin"] else f"executed, {each['binary']}"
             lines.append(f"       {each['type']}: {how} ({each['reason']}); addresses: {each['ipam']}")

@@ -31,18 +31,22 @@ from meta_cni.cni.errors import (
     BadEnvironment,
     CNIError,
     IncompatibleVersion,
+    IOFailure,
     join,
 )
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Result
 from meta_cni.configuration import Configuration, read_configuration
 from meta_cni.delegate import Attachment, Delegate
-from meta_cni.engine.engine import Engine, World
+from meta_cni.engine import device_info
+from meta_cni.engine.engine import Engine, Pod, World
 from meta_cni.engine.ledger import Entry, Executed, Record
 from meta_cni.engine.plan import GROUP_BASE, Execution
 from meta_cni.ipam import host_local
 from meta_cni.ipam.directories import Directories
+from meta_cni.k8s.allocation import Allocation
 from meta_cni.k8s.file_store import FileStore
+from meta_cni.k8s.kubelet import Kubelet
 from meta_cni.k8s.store import Store
 from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
@@ -80,6 +84,8 @@ class Memory:
         self.state_directories: set[str] = set()
         """`cniDir` of all requests so far."""
         self.directories = Directories(is_remembering=is_remembering)
+        self.kubelets: dict[tuple[str, float], Kubelet] = {}
+        """Those that were asked for a pod's devices so far, by directory and time-out: one, as a rule."""
         self._stores: dict[tuple[str, str], FileStore] = {}
 
     def learn(self, network: str, addresses: ipam.Addresses) -> None:
@@ -99,6 +105,10 @@ class Memory:
                     if not each.is_builtin or ipam.is_executed(plugin, each.ipam_policy):
                         options = replace(options, directory=Path(f"{self.root}{options.directory}"))
                     self.pools.setdefault((plugin.network, str(options.directory)), options)
+
+    def kubelet(self, directory: str, timeout_s: float) -> Kubelet:
+        """The kubelet that has this directory."""
+        return self.kubelets.setdefault((directory, timeout_s), Kubelet(Path(directory), timeout_s))
 
     def file_store(self, directory: str, state: str) -> FileStore:
         """The store in a directory, with what it has read so far."""
@@ -126,11 +136,20 @@ def engine_of(settings: Settings, request: Request, memory: Memory, timeline: Ti
         choose=partial(choose, path=path),
         construct=partial(construct, request=request, memory=memory, timeline=timeline),
         status_of=partial(status_of, path=path, request=request, settings=settings, root=memory.root),
+        devices=partial(devices_of, settings=settings, memory=memory),
         collect=partial(collect, path=path, request=request, root=memory.root),
         salvage=partial(salvage, settings=settings),
         timeline=timeline,
     )
     return Engine(settings, world)
+
+
+def devices_of(
+    pod: Pod, request: Request, needed: tuple[str, ...], *, settings: Settings, memory: Memory
+) -> Allocation:
+    """What was handed to a pod; the kubelet's UID of a static pod is the runtime's, not the API's."""
+    kubelet = memory.kubelet(settings.kubelet_directory, settings.kubelet_timeout_s)
+    return kubelet.allocation(pod.namespace, pod.name, request.pod_uid or pod.uid)
 
 
 def choose(plugin: PluginConfig, policy: str, ipam_policy: str, *, path: tuple[str, ...]) -> Execution:
@@ -189,7 +208,7 @@ def construct(
     timeline: Timeline,
 ) -> Delegate:
     """The delegate of one plugin of an attachment, with its addresses and its environment."""
-    netns_path = "" if request.command == "DEL" and namespaces.is_gone else namespaces.path
+    netns_path = "" if request.command != "CHECK" and namespaces.is_gone else namespaces.path
     variables = {
         "CNI_CONTAINERID": record.container_id,
         "CNI_NETNS": netns_path,
@@ -334,6 +353,11 @@ def salvage(
             removed.extend(f"address {each}" for each in released)
         except CNIError as error:
             errors.append(error)
+    try:
+        files = device_info.remove_all(Path(settings.device_info_directory), container_id)
+        removed.extend(f"device-info {each}" for each in files)
+    except OSError as error:
+        errors.append(IOFailure(f"remove device-info of {container_id}: {error.strerror}"))
     return removed, tuple(errors)
 
 

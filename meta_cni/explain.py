@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,19 @@ from meta_cni.cni import request as requests
 from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
 from meta_cni.cni.config import parse_plugin
-from meta_cni.cni.errors import BadConfig, DamagedEntry, join
+from meta_cni.cni.errors import BadConfig, CNIError, DamagedEntry, join
+from meta_cni.cni.request import Request
 from meta_cni.cni.result import Result
-from meta_cni.compose import Memory, engine_of
+from meta_cni.compose import Memory, devices_of, engine_of
 from meta_cni.configuration import read_configuration
+from meta_cni.engine import engine as engines
 from meta_cni.engine.engine import pod_of
 from meta_cni.engine.ledger import Entry, Ledger, Record
 from meta_cni.engine.plan import DefaultRoute, Plan, Step
+from meta_cni.k8s.allocation import Allocated, Allocation
 from meta_cni.metrics import Timeline
 from meta_cni.picture import Pod, PodInterface, Rail, Topology
+from meta_cni.settings import Settings
 
 
 def plan_of(
@@ -44,7 +49,9 @@ def plan_of(
     objects = Path(settings.store_directory) if is_there else directory
     settings = replace(settings, store_directory=str(objects), cni_dir=str(scratch))
     request = requests.parse(environment, stdin)
-    engine = engine_of(settings, request, Memory(), Timeline())
+    memory = Memory()
+    engine = engine_of(settings, request, memory, Timeline())
+    engine.world = replace(engine.world, devices=partial(_foretold, settings=settings, memory=memory))
     plan = engine.plan(request, pod_of(pod), configuration.runtime_config, configuration.previous)
     return {
         "pod": plan.pod,
@@ -53,6 +60,21 @@ def plan_of(
             {"family": each.family, "owner": _owner_told(each, plan)} for each in plan.default_routes
         ],
     }
+
+
+def _foretold(
+    pod: engines.Pod, request: Request, needed: tuple[str, ...], *, settings: Settings, memory: Memory
+) -> Allocation:
+    """As devices_of(), for a plan: what was not handed out yet is a device without an id."""
+    try:
+        handed = devices_of(pod, request, needed, settings=settings, memory=memory)
+    except CNIError as error:
+        handed = Allocation((), error.message)
+    missing: list[Allocated] = []
+    for resource in dict.fromkeys(needed):
+        short = needed.count(resource) - len(handed.of_resource(resource))
+        missing.extend([Allocated(resource, "", "", f"not handed out yet: {handed.source}")] * short)
+    return replace(handed, devices=(*handed.devices, *missing), is_known=True)
 
 
 def _owner_told(decision: DefaultRoute, plan: Plan) -> str:
@@ -69,6 +91,9 @@ def _step_told(step: Step) -> dict[str, Any]:
         "interface": step.interface,
         "network": step.network,
         "deadline_s": step.deadline_s,
+        "device": step.device,
+        "resource": step.resource,
+        "deviceSource": step.device_source,
         "warnings": list(step.warnings),
         "plugins": [
             {
@@ -101,7 +126,7 @@ def _attachment_told(entry: Entry, record: Record) -> dict[str, Any]:
     result = results.parse(record.result, versions.NEWEST) if record.result is not None else Result()
     inside = next((each for each in result.interfaces if each.sandbox), None)
     first = parse_plugin(record.executed[0].stdin, f"network {record.network}")
-    device = first.section.string("bridge") or first.section.string("master")
+    device = first.section.string("bridge") or first.section.string("master") or record.device
     return {
         "container": entry.container_id,
         "pod": entry.pod,

@@ -155,6 +155,7 @@ class Node:
         found = self.server.problems()
         if self.generator is not None and self.generator.problem():
             found.append(self.generator.problem())
+        found.extend(filter(None, (each.problem() for each in self.memory.kubelets.copy().values())))
         return found + [
             f"write the ledger in {each}: expected a directory that can be written"
             for each in self._state_directories()
@@ -186,6 +187,13 @@ class Node:
             yield Reading("meta_cni_spool_entries", "DELs that wait in the spool", len(waiting))
             failing = sum(1 for each in waiting if each.pause_s)
             yield Reading("meta_cni_spool_failing_entries", "DELs in the spool that failed", failing)
+        kubelets = self.memory.kubelets.copy().values()
+        asked = "Pods whose devices the kubelet was asked for"
+        questions = sum(each.questions for each in kubelets)
+        yield Reading("meta_cni_kubelet_questions", asked, questions, is_counter=True)
+        unanswered = "Those of them that it gave no answer for, whatever its checkpoint said"
+        failures = sum(each.failures for each in kubelets)
+        yield Reading("meta_cni_kubelet_failures", unanswered, failures, is_counter=True)
         yield from self._ledger_readings()
         yield from self._pool_readings()
 

@@ -50,6 +50,9 @@ class Settings:
     cni_dir: str = "/var/lib/cni/multus"
     bin_dir: str = "/opt/cni/bin"
     kubeconfig: str = ""
+    kubelet_directory: str = "/var/lib/kubelet"
+    kubelet_timeout_s: float = 10.0
+    device_info_directory: str = "/var/run/k8s.cni.cncf.io/devinfo"
     store_directory: str = ""
     is_isolated: bool = False
     global_namespaces: tuple[str, ...] = ("default",)
@@ -211,6 +214,12 @@ KEYS = (
     Key("cniDir", "cni_dir", _path, "/var/lib/cni/multus", "where the ledger is kept"),
     Key("binDir", "bin_dir", _path, "/opt/cni/bin", "searched for plugins before `CNI_PATH`"),
     Key("kubeconfig", "kubeconfig", _string, "", "access to the Kubernetes API"),
+    Key("kubeletDir", "kubelet_directory", _path, "/var/lib/kubelet", "the kubelet's directory; its socket"
+        " `pod-resources/kubelet.sock` tells a pod's devices, `device-plugins/kubelet_internal_checkpoint`"
+        " where nobody listens"),
+    Key("kubeletTimeout", "kubelet_timeout_s", _seconds, "10", "seconds the kubelet has to tell them"),
+    Key("deviceInfoDir", "device_info_directory", _path, "/var/run/k8s.cni.cncf.io/devinfo", "device-info"
+        " files: `dp/` of device plugins, `cni/` of attachments"),
     Key("namespaceIsolation", "is_isolated", _boolean, "false", "pods may select only networks of their own"
         " namespace and of `globalNamespaces`"),
     Key("globalNamespaces", "global_namespaces", _names_by_comma, "default", "comma list; replaces the"

@@ -50,6 +50,8 @@ COMMON_KEYS = (
     "prevResult",
 )
 """The keys every plugin configuration may have."""
+HANDED_KEYS = ("deviceID", "pciBusID")
+"""What a meta plugin puts into every plugin of a network with a device; most have no use for it."""
 OBJECT_KEYS = ("ipam", "dns", "args", "runtimeConfig")
 
 
@@ -400,7 +402,7 @@ class PluginConfig:
 
     def keys_outside(self, known: Iterable[str]) -> tuple[str, ...]:
         """The keys that are in no list of known ones, whatever their case."""
-        folded = {key.casefold() for key in (*known, *COMMON_KEYS, *LIST_KEYS)}
+        folded = {key.casefold() for key in (*known, *COMMON_KEYS, *LIST_KEYS, *HANDED_KEYS)}
         return tuple(
             key
             for key, _ in self.raw.members

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
@@ -29,11 +30,12 @@ from meta_cni.cni.errors import (
 )
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Result
-from meta_cni.engine import execute, status
+from meta_cni.engine import device_info, devices, execute, status
 from meta_cni.engine.ledger import Entry, Ledger, Record
 from meta_cni.engine.networks import Networks
 from meta_cni.engine.plan import Choose, Plan, Wanted, build
 from meta_cni.engine.selection import DEFAULT_NETWORK, NETWORKS, Selection, parse
+from meta_cni.k8s.allocation import Allocation
 from meta_cni.k8s.store import Kind, NotFound, Store
 from meta_cni.linux import netns
 from meta_cni.linux.namespaces import Namespaces
@@ -43,6 +45,8 @@ from meta_cni.settings import Settings
 READINESS_WAIT_S = 45.0  # as Multus waits for readinessindicatorfile
 READINESS_POLL_S = 1.0
 LOCK_WAIT_S = 60.0
+DEVICES_LOCK = ".devices"
+"""No container's id begins with a dot."""
 CONFIG_SOURCE = "kubernetes.io/config.source"
 CONFIG_HASH = "kubernetes.io/config.hash"
 CONFIG_MIRROR = "kubernetes.io/config.mirror"
@@ -58,6 +62,8 @@ class World:
     construct: execute.Construct
     status_of: Callable[[str, str], None]
     """(plugin configuration text, network) -> raises NotAvailable; one plugin's STATUS."""
+    devices: Callable[["Pod", Request, tuple[str, ...]], Allocation]
+    """(pod, request, a resource for each network that needs one) -> what was handed to the pod."""
     collect: Callable[[Record, frozenset[tuple[str, str]]], None]
     """(one attachment, valid (container id, interface)) -> one network's GC."""
     salvage: Callable[[str, str], tuple[list[str], tuple[CNIError, ...]]]
@@ -86,7 +92,8 @@ class Engine:
             mark("lock")
             pod = self._pod(request)
             mark("pod")
-            plan = self.plan(request, pod, runtime_config, previous)
+            taken = {each.device: each.interface for each in entry.records}
+            plan = self.plan(request, pod, runtime_config, previous, taken)
             self.world.timeline.chosen.extend(_chosen(plan))
             mark("plan")
             path = self._path(request)
@@ -94,7 +101,7 @@ class Engine:
             prepared = execute.prepare(plan, records, self.world.construct, namespaces)
             mark("prepare")
             grown = replace(entry, records=(*entry.records, *records))
-            self.ledger.write(grown)
+            self._write_down(grown, records)
             mark("ledger")
             return self._attach(request, grown, pod, prepared, plan, previous, namespaces)
 
@@ -111,6 +118,8 @@ class Engine:
         """From the first touch on: every way out that is not success undoes everything."""
         records = tuple(each.record for each in prepared)
         try:
+            for each in records:
+                device_info.put(each)
             done = execute.run(prepared, plan.default_routes, previous, namespaces)
             self.world.timeline.mark("attach")
             kept = entry.without(records)
@@ -145,12 +154,17 @@ class Engine:
         pod: "Pod",
         runtime_config: Mapping[str, object],
         previous: Result | None,
+        taken: Mapping[str, str] = MappingProxyType({}),
     ) -> Plan:
-        """What an ADD would do; nothing is touched. Raises one error with every mistake found."""
+        """
+        What an ADD would do; nothing is touched. Raises one error with every mistake found.
+
+        `taken`: the devices of the sandbox's other requests, with the interfaces that have them.
+        """
         is_chained = previous is not None and not (self.settings.delegates or self.settings.cluster_network)
         if not (is_chained or self.settings.delegates or self.settings.cluster_network):
             raise BadConfig("no default network: expected delegates, clusterNetwork, or to be chained")
-        wanted = self._wanted(pod, is_chained)
+        wanted = self._with_devices(self._wanted(pod, is_chained), pod, request, taken)
         return build(
             request,
             pod.reference,
@@ -160,6 +174,53 @@ class Engine:
             runtime_config,
             is_chained=is_chained,
         )
+
+    def _with_devices(
+        self, wanted: tuple[Wanted, ...], pod: "Pod", request: Request, taken: Mapping[str, str]
+    ) -> tuple[Wanted, ...]:
+        """The networks with their devices ; nobody is asked where no network needs one."""
+        needed = devices.needed(wanted)
+        if not needed:
+            return wanted
+        allocation = self.world.devices(pod, request, needed)
+        self.world.timeline.mark("devices")
+        return devices.assign(wanted, allocation, taken, pod.reference)
+
+    def _write_down(self, entry: Entry, records: tuple[Record, ...]) -> None:
+        """
+        Write the plan into the ledger, when no other attachment has one of its devices.
+
+        All that take devices do so one after another. What has one and whose namespace is gone is undone
+        here: its own DEL may never come, and if it came later it would reset what is another pod's by then.
+        """
+        wanted = {each.device for each in records if each.device}
+        if not wanted:
+            self.ledger.write(entry)
+            return
+        with self.ledger.locked(DEVICES_LOCK, LOCK_WAIT_S):
+            for holder, record in self.ledger.holders(wanted):
+                self._release(holder, record)
+            self.ledger.write(entry)
+
+    def _release(self, holder: Entry, record: Record) -> None:
+        """Undo an attachment of a sandbox that is gone; raises TryAgainLater when it is not."""
+        with Namespaces(record.netns, record.netns_identity) as theirs:
+            if not theirs.is_gone:
+                raise TryAgainLater(
+                    f"device {record.device} is {record.interface} of {holder.pod or 'a pod'} "
+                    f"(container {holder.container_id}): expected its DEL first"
+                )
+        with self.ledger.locked(holder.container_id, 0):
+            current = self.ledger.read(holder.container_id)
+            if current is None or record not in current.records:
+                return
+            LOG.warning(
+                "device %s was %s of %s (container %s), which is gone: it is undone",
+                *(record.device, record.interface, holder.pod, holder.container_id),
+            )
+            errors = self._undo(current, (record,), "")
+        if errors:
+            raise join(errors)
 
     def _wanted(self, pod: "Pod", is_chained: bool) -> tuple[Wanted, ...]:
         """Default networks, the annotation's, the auxiliary chain; all their mistakes at once."""
@@ -465,6 +526,7 @@ def _attached(records: tuple[Record, ...], done: tuple[Result, ...]) -> list[sta
             result=result,
             device=record.device,
             asked_default_route=record.is_route_requested,
+            device_info=device_info.read(record),
         )
         for record, result in zip(records, done, strict=True)
     ]

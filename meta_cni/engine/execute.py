@@ -18,7 +18,7 @@ from meta_cni.cni.errors import BadConfig, CNIError, NetnsGone, join
 from meta_cni.cni.result import IPConfig, Result
 from meta_cni.cni.version import NEWEST, at_least
 from meta_cni.delegate import Delegate
-from meta_cni.engine import default_route
+from meta_cni.engine import default_route, device_info
 from meta_cni.engine.ledger import Executed, Record
 from meta_cni.engine.plan import DefaultRoute, Plan, Step
 from meta_cni.engine.status import complete
@@ -66,6 +66,8 @@ def records_of(plan: Plan, request_network: str, path: tuple[str, ...], identity
             deadline_s=step.deadline_s,
             group=step.group,
             device=step.device,
+            resource=step.resource,
+            device_info=step.device_info,
             is_default=step.is_default,
             is_check_disabled=step.is_check_disabled,
             is_route_requested=step.default_route is not None,
@@ -104,7 +106,8 @@ def _look(step: Step, present: Collection[str], namespaces: Namespaces) -> None:
             f"{step.where}: interface {step.interface} already exists in {namespaces.path}: "
             "expected a free name"
         )
-    if step.device and not device.exists(step.device):
+    is_address = not step.resource or device.is_pci_address(step.device)
+    if step.device and is_address and not device.exists(step.device):
         raise BadConfig(
             f"{step.where}: device {step.device} is not there: "
             "expected a PCI or auxiliary-bus address of this node"
@@ -311,7 +314,17 @@ def _detach(record: Record, construct: Construct, namespaces: Namespaces) -> lis
         except Exception as error:  # noqa: BLE001 - a bug in one delegate must not keep the others
             text = f"detach {record.interface} from network {record.network}: {error!r}"
             failures.append(CNIError(text))
+    if not failures:
+        failures.extend(_forget_device(record))
     return failures
+
+
+def _forget_device(record: Record) -> list[CNIError]:
+    try:
+        device_info.remove(record)
+    except CNIError as error:
+        return [error]
+    return []
 
 
 def _prefixed(error: CNIError, where: str) -> CNIError:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -61,6 +61,9 @@ class Record:
     deadline_s: float
     group: int = 0
     device: str = ""
+    resource: str = ""
+    device_info: str = ""
+    """Its device-info file."""
     is_default: bool = False
     is_check_disabled: bool = False
     is_route_requested: bool = False
@@ -123,12 +126,9 @@ class Ledger:
         """The entry of a sandbox; None when there is none, DamagedEntry when it cannot be trusted."""
         path = self.directory / container_id
         try:
-            text = path.read_bytes()
+            return _decode(_read(path), path)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise IOFailure(f"read ledger entry {path}: {error.strerror}") from None
-        return _decode(text, path)
 
     def write(self, entry: Entry) -> None:
         """Replace an entry; one without attachments is removed. Nothing is lost when it fails."""
@@ -158,6 +158,23 @@ class Ledger:
         os.replace(self.directory / container_id, target)
         return target
 
+    def holders(self, devices: Collection[str]) -> list[tuple[Entry, Record]]:
+        """
+        Every attachment that has one of these devices.
+
+        Entries are searched as bytes, and read only where one is named. A damaged one holds nothing.
+        """
+        wanted = [json.dumps(each, ensure_ascii=False).encode() for each in devices]
+        found: list[tuple[Entry, Record]] = []
+        for container_id in self.container_ids():
+            with suppress(FileNotFoundError, DamagedEntry):
+                path = self.directory / container_id
+                text = _read(path)
+                if any(each in text for each in wanted):
+                    entry = _decode(text, path)
+                    found.extend((entry, each) for each in entry.records if each.device in devices)
+        return found
+
     def container_ids(self) -> tuple[str, ...]:
         """Every sandbox that has an entry."""
         try:
@@ -179,6 +196,16 @@ class Ledger:
         """Entries that were set aside."""
         directory = self.directory / "damaged"
         return tuple(sorted(directory.iterdir())) if directory.is_dir() else ()
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of an entry; raises FileNotFoundError, and IOFailure for anything else."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise IOFailure(f"read ledger entry {path}: {error.strerror}") from None
 
 
 def _lock(path: Path, container_id: str, deadline: float) -> int:

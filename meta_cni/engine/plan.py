@@ -13,8 +13,10 @@ from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CNIError, join
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Address
+from meta_cni.engine import device_info
 from meta_cni.engine.networks import Network
 from meta_cni.engine.selection import Selection
+from meta_cni.k8s.allocation import Allocated
 from meta_cni.settings import Settings
 
 FAMILIES = (4, 6)
@@ -58,6 +60,12 @@ class Step:
     cni_args: Mapping[str, str] = field(default_factory=dict)
     deadline_s: float = 60.0
     device: str = ""
+    resource: str = ""
+    """What the device was handed out as."""
+    device_source: str = ""
+    """Who says that it is the pod's, in words."""
+    device_info: str = ""
+    """The attachment's device-info file; empty when nobody asks for one."""
     is_check_disabled: bool = False
     group: int = 0
     default_route: tuple[Address, ...] | None = None
@@ -100,6 +108,8 @@ class Wanted:
 
     network: Network
     selection: Selection | None = None
+    device: Allocated | None = None
+    """What the node handed to the pod for it; its id is empty where that is not known yet."""
 
 
 def build(
@@ -129,6 +139,7 @@ def build(
             steps.append(_step(each, name, is_default, request, settings, choose, given))
         except CNIError as error:
             errors.append(error)
+    errors.extend(_devices_twice(steps))
     routes = _default_routes(wanted, errors, is_chained)
     if errors:
         raise join(errors)
@@ -175,10 +186,12 @@ def _step(
     where = f"{selection.where} ({network.reference})" if selection else network.where
     requests = selection.requests if selection else {}
     warnings = _check_capabilities(requests, network, settings, where)
-    device = _device(wanted, where)
+    device, source, ignored = _device(wanted, where)
+    is_info_taken = bool(device) or device_info.CAPABILITY in network.config.capabilities
+    info = _device_info(settings, network, request, interface) if is_info_taken else ""
     offered: dict[str, object] = {**runtime_config, **requests}
-    if device:
-        offered["deviceID"] = device
+    offered.update({"deviceID": device} if device else {})
+    offered.update({device_info.CAPABILITY: info} if info else {})
     executions: list[Execution] = []
     errors: list[CNIError] = []
     for plugin in network.config.plugins:
@@ -202,9 +215,12 @@ def _step(
         cni_args=_cni_args(request, requests),
         deadline_s=settings.timeout_for(network.reference),
         device=device,
+        resource=network.resource_name,
+        device_source=source,
+        device_info=info,
         is_check_disabled=network.config.is_check_disabled,
         default_route=selection.default_route if selection else None,
-        warnings=(*network.config.warnings, *warnings),
+        warnings=(*network.config.warnings, *warnings, *ignored),
     )
 
 
@@ -227,15 +243,33 @@ def _check_capabilities(
     return tuple(f"{where}: {key} goes by CNI_ARGS alone: no capability is declared" for key in warnings)
 
 
-def _device(wanted: Wanted, where: str) -> str:
-    """The device of an attachment; a network with a resource name cannot do without one (D-31)."""
-    device = wanted.selection.device_id if wanted.selection else ""
-    if wanted.network.resource_name and not device:
-        raise BadConfig(
-            f"{where}: resource {wanted.network.resource_name}: no device was handed to the pod: "
-            "expected deviceID in the selection"
-        )
-    return device
+def _device(wanted: Wanted, where: str) -> tuple[str, str, tuple[str, ...]]:
+    """(the device of an attachment, who says so, warnings); what was handed to the pod comes first."""
+    asked = wanted.selection.device_id if wanted.selection else ""
+    if wanted.device is None:
+        return asked, "the selection" if asked else "", ()
+    handed = wanted.device
+    container = f", container {handed.container}" if handed.container else ""
+    ignored = f"{where}: deviceID {asked} is not used: it is not among what was handed to the pod"
+    is_other = asked and handed.device_id and asked != handed.device_id
+    return handed.device_id, f"{handed.source}{container}", (ignored,) if is_other else ()
+
+
+def _device_info(settings: Settings, network: Network, request: Request, interface: str) -> str:
+    return device_info.path_of(
+        settings.device_info_directory, network.reference, request.container_id, interface
+    )
+
+
+def _devices_twice(steps: Iterable[Step]) -> Iterator[CNIError]:
+    """A device is one attachment's."""
+    owners: dict[str, Step] = {}
+    for each in steps:
+        first = owners.setdefault(each.device, each)
+        if each.device and first is not each:
+            yield BadConfig(
+                f"{each.where}: device {each.device}: expected one that {first.interface} does not have"
+            )
 
 
 def _execution_config(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from meta_cni.cni.result import DNS, IPConfig, Result, merge
 from meta_cni.cni.result import Interface as ResultInterface
+from meta_cni.linux.device import is_pci_address
 
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 
@@ -25,6 +26,8 @@ class Attached:
     result: Result
     device: str = ""
     asked_default_route: bool = False
+    device_info: Mapping[str, object] | None = None
+    """What is known of the device, from its device-info file."""
 
 
 def merged(previous: Result | None, attached: Sequence[Attached], form: str) -> Result:
@@ -135,7 +138,9 @@ def _dns(dns: DNS) -> dict[str, object]:
 
 
 def _device(attached: Attached) -> Mapping[str, object]:
-    if not attached.device:
+    if attached.device_info is not None:
+        return {"device-info": attached.device_info}
+    if not is_pci_address(attached.device):
         return {}
     return {"device-info": {"type": "pci", "version": "1.1.0", "pci": {"pci-address": attached.device}}}
 

@@ -5,12 +5,20 @@ Which link of the node is a device's, and whether its driver leaves it to user s
 below `net` show the links of the namespace that sysfs was mounted in, which is the node's.
 """
 
+import re
 from pathlib import Path
 
 SYSFS = Path("/sys")
 BUSES = ("pci", "auxiliary")
 USERSPACE_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
 """Their devices have no link: a program in the pod drives them (DPDK)."""
+
+PCI_ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
+
+
+def is_pci_address(text: str) -> bool:
+    """Is it written like the address of a PCI function? A device plugin may name its devices as it likes."""
+    return PCI_ADDRESS.fullmatch(text) is not None
 
 
 def path_of(device: str, sysfs: Path = SYSFS) -> Path | None:

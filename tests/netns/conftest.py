@@ -263,6 +263,8 @@ class Node:
             "confDir": str(self.root / "conf"),
             "binDir": str(self.root / "bin"),
             "store": {"directory": str(self.root / "objects")},
+            "kubeletDir": str(self.root / "kubelet"),
+            "deviceInfoDir": str(self.root / "devinfo"),
             "logToStderr": False,
             "delegates": [self.bridge("default", 244, isDefaultGateway=True)],
             **self.settings,

@@ -362,8 +362,8 @@ ROWS: list[tuple[str, Change, int, str]] = [
     (
         "NAD asks for a resource",
         nad({"type": "bridge"}, **{"k8s.v1.cni.cncf.io/resourceName": "a/b"}),
-        7,
-        "a/b",
+        11,
+        "resource a/b: no device of pod telco/p is known (yet)",
     ),
     ("NAD without config and no file", by_name({}), 7, "no network named 'bad'"),
     ("NAD by name, file is broken", by_name({"a.conflist": "{"}), 7, "no network named 'bad'"),

@@ -11,6 +11,7 @@ import pytest
 from meta_cni import __version__, node
 from meta_cni.engine.ledger import Entry, Executed, Ledger, Record
 from meta_cni.node import Node, Wanted
+from tests.kubelet import FakeKubelet, pod
 
 INFINITE = resource.RLIM_INFINITY
 CASES = [
@@ -138,3 +139,28 @@ def test_a_request_is_answered_as_it_was_though_it_cannot_be_told(verb: str, cap
 
     assert expected == printed
     assert "a bug in meta-cni" in caplog.messages
+
+
+def test_a_kubelet_that_was_needed_and_is_not_there_is_told(daemon: Node, tmp_path: Path):
+    """Its directory is not mounted into the container: no pod with a device can be attached."""
+    before = daemon.problems()
+    daemon.memory.kubelet(str(tmp_path / "k"), 1).allocation("telco", "p", "u")
+
+    after = [each for each in daemon.problems() if each not in before]
+
+    assert [True] == [
+        each.startswith(f"find the kubelet's devices: expected {tmp_path}/k/") for each in after
+    ]
+    assert (1, 1) == tuple(told(daemon)[f"kubelet_{each}", ""] for each in ("questions", "failures"))
+
+
+def test_a_kubelet_that_answers_is_counted_and_no_problem(daemon: Node, fake_kubelet: FakeKubelet):
+    """One object for all requests, which remembers whether there is Get."""
+    fake_kubelet.answer(pod(("app", [])))
+    before = daemon.problems()
+
+    for _ in range(2):
+        daemon.memory.kubelet(str(fake_kubelet.directory), 30).allocation("telco", "p", "u")
+
+    assert before == daemon.problems()
+    assert (2, 0) == tuple(told(daemon)[f"kubelet_{each}", ""] for each in ("questions", "failures"))

@@ -102,6 +102,33 @@ def test_a_write_that_was_cut_off_leaves_one_file_that_goes_with_the_entry(ledge
     assert ([".c.new"], []) == (left, os.listdir(ledger.directory))
 
 
+def test_who_has_a_device_is_found_among_all(ledger: Ledger):
+    """By its whole name; what is damaged, gone meanwhile or of other devices is passed over."""
+    records = [replace(RECORD, device=each) for each in ("0000:03:00.1", "0000:03:00.11", 'a "b" é', "")]
+    for name, each in zip("abcd", records, strict=True):
+        ledger.write(Entry(name, records=(EXTERNAL, each)))
+    (ledger.directory / "torn").write_text('"0000:03:00.1"')
+
+    found = ledger.holders({"0000:03:00.1", 'a "b" é'})
+
+    assert [("a", records[0]), ("c", records[2])] == [(entry.container_id, record) for entry, record in found]
+
+
+def test_an_entry_that_cannot_be_read_is_told(ledger: Ledger):
+    """Nobody may say that a device is free then."""
+    (ledger.directory / "c").mkdir(parents=True)
+
+    with pytest.raises(IOFailure, match=r"read ledger entry .*: Is a directory"):
+        ledger.read("c")
+
+
+def test_an_entry_that_goes_while_holders_are_looked_for_holds_nothing(ledger: Ledger, mocker):
+    """Its DEL is done."""
+    mocker.patch.object(ledger, "container_ids", return_value=("gone",))
+
+    assert [] == ledger.holders({"d"})
+
+
 def test_lock_of_one_sandbox_waits_and_others_do_not(ledger: Ledger):
     """S-33 for calls of one container; different pods run side by side."""
     with ledger.locked("c", 1):
