@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters FORCE
+.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters musl-compiler FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -28,7 +28,7 @@ help: ## list the targets
 run: $(VENV)/.run ## attach two telco pods on this kernel, in a private namespace (ARGS=--keep leaves them up)
 	@exec $(BIN)/python examples/run.py $(ARGS)
 
-test: lint types reference-plugins packet-filters guest-programs ## everything: lint, types, all tests, on Debian's kernel too, branch coverage
+test: lint types reference-plugins packet-filters guest-programs musl-compiler ## everything: lint, types, all tests, on Debian's kernel too, branch coverage
 	@$(PYTEST) $(APART) $(COVERED:%=--cov=%) --cov-branch --cov-report=term:skip-covered \
 		--cov-report=json:.coverage.json --branches-at-least=$(BRANCHES_PERCENT)
 
@@ -158,6 +158,20 @@ guest-programs:
 	echo "installing $${missing[*]} ..."
 	if ! apt_install "$${missing[@]}"; then
 		echo "no $${missing[*]}: the guest's tests will skip"
+		[ "$${CI:-}" != true ]
+	fi
+
+# What the image compiles the shim with; its test skips where it is not.
+musl-compiler:
+	@$(APT_INSTALL)
+	if command -v musl-gcc >/dev/null; then exit 0; fi
+	if ! may_apt; then
+		echo "no musl-gcc here: its tests will skip; on Debian, as root: apt-get install musl-tools"
+		exit 0
+	fi
+	echo "installing musl-tools ..."
+	if ! apt_install musl-tools; then
+		echo "no musl-gcc: its tests will skip"
 		[ "$${CI:-}" != true ]
 	fi
 

@@ -105,6 +105,9 @@ def _add_daemon(commands: Any) -> None:
     daemon.add_argument(
         "--conf-dir", metavar="DIR", help=f"generate our configuration here, like {CONFIG_DIRECTORY}"
     )
+    daemon.add_argument(
+        "--type", metavar="NAME", default="", help="of the shim in our configuration, unless --config says it"
+    )
     daemon.add_argument("--remove-configuration-on-stop", action="store_true")
 
 
@@ -127,7 +130,10 @@ def _daemon(parsed: argparse.Namespace) -> int:
     from meta_cni.daemon.configuration import open_options  # noqa: PLC0415
 
     options = open_options(
-        parsed.config, parsed.conf_dir, is_removed_on_stop=parsed.remove_configuration_on_stop
+        parsed.config,
+        parsed.conf_dir,
+        is_removed_on_stop=parsed.remove_configuration_on_stop,
+        plugin_type=parsed.type,
     )
     log_level = parsed.log_level or (options.log_level if options else "") or "verbose"
     wanted = node.Wanted(

@@ -30,7 +30,7 @@ KERNEL_FEATURES_MISSING_IN_CI = (
     *("igb", "netdevsim"),
 )
 
-PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox")
+PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox", "kubectl")
 
 REFERENCES_MISSING_IN_CI = ("route-override",)  # in no distribution, and in no Go proxy
 

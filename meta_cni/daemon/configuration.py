@@ -191,9 +191,13 @@ def _name(section: Section) -> str:
 
 def _type(section: Section) -> str:
     plugin_type = section.string("type") or TYPE
-    if "/" in plugin_type or plugin_type in (".", ".."):
+    if not _is_file_name(plugin_type):
         raise section.wrong("type", "the file name that the shim is installed by")
     return plugin_type
+
+
+def _is_file_name(text: str) -> bool:
+    return "/" not in text and text not in (".", "..")
 
 
 def _capabilities(section: Section) -> tuple[str, ...]:
@@ -224,12 +228,19 @@ READ: dict[str, Callable[[Section], Any]] = {
 
 
 def open_options(
-    path: str | None, directory: str | None, *, is_removed_on_stop: bool = False
+    path: str | None, directory: str | None, *, is_removed_on_stop: bool = False, plugin_type: str = ""
 ) -> Options | None:
-    """The daemon's file, with the directory of its command line; None when neither is given."""
+    """
+    The daemon's file, with the directory of its command line; None when neither is given.
+
+    `plugin_type` counts where the file names no other type than ours.
+    """
+    if not _is_file_name(plugin_type):
+        raise BadConfig(f"--type {plugin_type!r}: expected the file name that the shim is installed by")
     if path is None and directory is None:
-        if is_removed_on_stop:
-            raise BadConfig("--remove-configuration-on-stop: expected --config or --conf-dir, too")
+        if is_removed_on_stop or plugin_type:
+            flag = "--remove-configuration-on-stop" if is_removed_on_stop else "--type"
+            raise BadConfig(f"{flag}: expected --config or --conf-dir, too")
         return None
     options = Options()
     if path is not None:
@@ -241,6 +252,8 @@ def open_options(
         is_same = options.primaries == options.directory
         primaries = Path(directory) if is_same else options.primaries
         options = replace(options, directory=Path(directory), primaries=primaries)
+    if plugin_type and options.type == TYPE:
+        options = replace(options, type=plugin_type)
     return replace(options, is_removed_on_stop=is_removed_on_stop)
 
 

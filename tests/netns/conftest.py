@@ -117,8 +117,8 @@ def _printed(*command: str) -> str:
 class PodNetns:
     """A pod's namespace."""
 
-    def __init__(self, name: str) -> None:
-        self.path = f"/run/netns/{name}"
+    def __init__(self, name: str, directory: str = "/run/netns") -> None:
+        self.path = f"{directory}/{name}"
         netns.create(self.path)
         self.fd = netns.open_netns(self.path)
         self.socket = Socket.open_in(self.fd)

@@ -275,6 +275,21 @@ def test_options_come_from_a_file_a_directory_or_both(tmp_path: Path):
         configuration.open_options(str(tmp_path / "gone"), None)
 
 
+def test_the_shim_s_name_is_the_command_line_s_unless_the_file_names_one(tmp_path: Path):
+    """Multus' ConfigMap is taken as it is, and our configuration is to be of its type all the same."""
+    plain, named = tmp_path / "plain.json", tmp_path / "named.json"
+    plain.write_text("{}")
+    named.write_text('{"type": "cni-shim"}')
+
+    found = [configuration.open_options(str(path), None, plugin_type="multus") for path in (plain, named)]
+
+    assert ["multus", "cni-shim"] == [each.type for each in found if each]
+    with pytest.raises(BadConfig, match="--type: expected --config or --conf-dir, too"):
+        configuration.open_options(None, None, plugin_type="multus")
+    with pytest.raises(BadConfig, match=r"--type '\.\./multus': expected the file name"):
+        configuration.open_options(None, "/b", plugin_type="../multus")
+
+
 def test_the_first_by_name_is_the_primary(directory: Directory):
     """As the runtime would choose, whatever the ending; nothing else in the directory counts."""
     directory.put("30-c.conf", json.dumps({"cniVersion": "1.0.0", "name": "c", **BRIDGE}))
