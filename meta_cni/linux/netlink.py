@@ -6,6 +6,7 @@ messages cost little over the kernel's time. Sequence numbers, acknowledgements,
 acknowledgements and interrupted dumps (<linux/netlink.h>) are handled here.
 """
 
+import _thread
 import errno
 import os
 import socket as sockets
@@ -13,7 +14,6 @@ import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Thread
 from types import TracebackType
 from typing import Any
 
@@ -64,22 +64,28 @@ class Reply:
     errno: int = 0
 
 
-@dataclass(slots=True)
 class _Pending:
-    request: Request
-    echoed: list[bytes] = field(default_factory=list)
-    errno: int = 0
-    extack: str = ""
-    is_done: bool = False
+    """What has come for one message of a batch."""
+
+    __slots__ = ("echoed", "errno", "extack", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.echoed: list[bytes] = []
+        self.errno = 0
+        self.extack = ""
 
 
 class Socket:
     """One NETLINK_ROUTE socket; it is not shared between threads."""
 
     def __init__(self, raw: sockets.socket, timeout_s: float = 10.0) -> None:
+        """The kernel keeps the time: Python's own time-outs are a poll(2) before every call."""
         self._raw = raw
         self._sequence = 0
-        raw.settimeout(timeout_s)
+        seconds = int(timeout_s)
+        pause = struct.pack("@ll", seconds, int((timeout_s - seconds) * 1_000_000))
+        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVTIMEO, pause)
 
     @classmethod
     def open_host(cls, timeout_s: float = 10.0) -> "Socket":
@@ -111,21 +117,24 @@ class Socket:
         Send all messages as one datagram and read every answer.
 
         The kernel goes on after a message that fails; the first failure is raised as KernelError
-        when all answers have been read, so the socket stays usable.
+        when all answers have been read, so the socket stays usable. It takes the messages in
+        their order and always tells of errors, so only the last one needs an acknowledgement.
         """
         if not batch:
             return []
         pending: dict[int, _Pending] = {}
         datagram = bytearray()
-        for each in batch:
-            self._sequence += 1
-            pending[self._sequence] = _Pending(each)
-            flags = each.flags | NLM_F_REQUEST | NLM_F_ACK
-            datagram += encode(each.message, each.type, flags, self._sequence)
+        last = self._sequence + len(batch)
+        for sequence, each in enumerate(batch, self._sequence + 1):
+            pending[sequence] = _Pending(each)
+            flags = each.flags | NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0)
+            datagram += encode(each.message, each.type, flags, sequence)
+        self._sequence = last
         self._send(datagram, batch[0].action)
-        while not all(waiting.is_done for waiting in pending.values()):
+        is_done = False
+        while not is_done:
             for header, body in self._receive(batch[0].action):
-                _take(header, body, pending)
+                is_done |= _take(header, body, pending) == last
         for waiting in pending.values():
             if waiting.errno and waiting.errno not in waiting.request.tolerate:
                 raise KernelError(waiting.request.action, waiting.errno, waiting.extack)
@@ -169,7 +178,7 @@ class Socket:
                 self._send(datagram, action)
 
         try:
-            Thread(target=send, name=action).start()
+            _thread.start_new_thread(send, ())
         except RuntimeError:
             self._send(datagram, action)
 
@@ -227,11 +236,11 @@ class Socket:
     def _receive(self, action: str) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
         try:
             data = self._raw.recv(DATAGRAM_BYTES)
-        except TimeoutError:
+        except BlockingIOError:
             raise KernelError(action, errno.ETIMEDOUT) from None
         except OSError as error:
             raise KernelError(action, error.errno or errno.EIO) from None
-        return list(split(data))
+        return split(data)
 
 
 def _raw_socket() -> sockets.socket:
@@ -300,17 +309,18 @@ def split(data: bytes) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
     return messages
 
 
-def _take(header: tuple[int, int, int, int, int], body: bytes, pending: dict[int, _Pending]) -> None:
-    """Note one received message with the request it answers; others' are passed over."""
+def _take(header: tuple[int, int, int, int, int], body: bytes, pending: dict[int, _Pending]) -> int:
+    """Note one received message with the request it answers; the number of that when it is done."""
     _, kind, flags, sequence, _ = header
     waiting = pending.get(sequence)
     if waiting is None:
-        return
+        return 0
     if kind == NLMSG_ERROR:
         waiting.errno, waiting.extack = _error_of(flags, body)
-        waiting.is_done = True
-    elif kind != NLMSG_DONE:
+        return sequence
+    if kind != NLMSG_DONE:
         waiting.echoed.append(body)
+    return 0
 
 
 def _index_of(body: bytes) -> int:

@@ -7,12 +7,12 @@ forked child, costs 10 ms and is not safe with threads.
 """
 
 import _thread
+import atexit
 import ctypes
 import errno
 import fcntl
 import os
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +34,8 @@ USER_NAMESPACE = (
     "they exist kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0)"
 )
 LOCK_POLL_S = 0.005
+LATER_S = 5.0
+"""A process that ends waits so long for what was to be done later."""
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 Answer = TypeVar("Answer")
@@ -127,60 +129,79 @@ def enter(descriptor: int) -> None:
 
 
 def _in_thread(function: Callable[[], Answer]) -> Answer:
-    """
-    Run on a thread of its own, which ends with the function.
+    """Run on a thread of its own, which ends with the function."""
+    return _awaited(function, _start)
 
-    A bare one: threading.Thread adds the half of what a thread costs, to be found by others.
-    """
 
-    def start(work: Callable[[], None]) -> None:
-        try:
-            _thread.start_new_thread(work, ())
-        except RuntimeError:  # no more threads are to be had
-            raise KernelError("start a thread", errno.EAGAIN) from None
-
-    return _awaited(function, start)
+def _start(work: Callable[[], None]) -> None:
+    """A bare thread: threading.Thread adds the half of what one costs, to be found by others."""
+    try:
+        _thread.start_new_thread(work, ())
+    except RuntimeError:  # no more threads are to be had
+        raise KernelError("start a thread", errno.EAGAIN) from None
 
 
 class Resident:
     """
     A thread in another network namespace, that does there what it is given until it is closed.
 
-    Each way there and back is 0.1 ms; so a request goes there once.
+    Each way there and back is 0.1 ms; so a request goes there once, and what is wanted first is
+    done on the way in.
     """
 
     def __init__(self, descriptor: int) -> None:
-        """Raises KernelError when the namespace cannot be entered."""
+        """The descriptor stays open until something was run."""
+        self._descriptor = descriptor
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._last: list[Callable[[], object]] = []
-        try:
-            threading.Thread(target=self._work, name="netns").start()
-        except RuntimeError:  # no more threads are to be had
-            raise KernelError("start a thread", errno.EAGAIN) from None
-        try:
-            self.run(lambda: enter(descriptor))
-        except BaseException:
-            self.close()
-            raise
+        self._is_inside = False
+        self._is_over = _thread.allocate_lock()
 
-    def _work(self) -> None:
+    def _work(self, first: Callable[[], None]) -> None:
+        first()
+        if not self._is_inside:
+            return
         while (job := self._jobs.get()) is not None:
             job()
         for each in self._last:
             with suppress(Exception):
                 each()
+        if self._last:
+            self._is_over.release()
+            atexit.unregister(self._wait)
 
     def run(self, function: Callable[[], Answer]) -> Answer:
-        """Call a function there; what it raises is raised here."""
-        return _awaited(function, self._jobs.put)
+        """Call a function there; what it raises is raised here, a KernelError when there is no way there."""
+        if self._is_inside:
+            return _awaited(function, self._jobs.put)
+
+        def entered() -> Answer:
+            enter(self._descriptor)
+            self._is_inside = True
+            return function()
+
+        return _awaited(entered, lambda first: _start(lambda: self._work(first)))
 
     def later(self, function: Callable[[], object]) -> None:
-        """Call a function there when all else is done; nobody waits, nothing that it raises is told."""
+        """
+        Call a function there when all else is done; nothing that it raises is told.
+
+        Nobody waits but a process that ends.
+        """
+        if not self._last:
+            if not self._is_inside:
+                self.run(lambda: None)
+            self._is_over.acquire()
+            atexit.register(self._wait)
         self._last.append(function)
+
+    def _wait(self) -> None:
+        self._is_over.acquire(timeout=LATER_S)
 
     def close(self) -> None:
         """Let the thread end when it has done everything, what was to be done later last."""
-        self._jobs.put(None)
+        if self._is_inside:
+            self._jobs.put(None)
 
 
 def _awaited(function: Callable[[], Answer], start: Callable[[Callable[[], None]], object]) -> Answer:

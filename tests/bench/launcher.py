@@ -60,11 +60,11 @@ class Launcher:
         """The times hold nothing of Python's."""
         return self.program is not None
 
-    def compiled(self, name: str) -> str | None:
-        """The path of programs/<name>.c, compiled; None where no compiler can."""
+    def compiled(self, name: str, source: Path = PROGRAMS) -> str | None:
+        """The path of <source>/<name>.c, compiled; None where no compiler can."""
         made = self.directory / name
         for each in filter(None, map(shutil.which, COMPILERS)):
-            command = [each, *FLAGS, "-o", str(made), str(PROGRAMS / f"{name}.c")]
+            command = [each, *FLAGS, "-o", str(made), str(source / f"{name}.c")]
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 return str(made)
         return None

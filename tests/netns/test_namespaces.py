@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import threading
+import time
 
 import pytest
 
@@ -95,40 +96,41 @@ def test_what_is_done_later_is_done_though_it_fails_or_all_is_closed(pod: PodNet
     assert done.wait(5)
 
 
-def left() -> int:
-    """Threads there are when those that end have ended."""
-    for each in threading.enumerate():
-        if each.name == "netns":
-            each.join(5)
-    return threading.active_count()
+def is_over(thread: int) -> bool:
+    """A thread ends soon; Python's threading knows nothing of it."""
+    deadline = time.monotonic() + 5
+    while os.path.exists(f"/proc/self/task/{thread}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not os.path.exists(f"/proc/self/task/{thread}")
 
 
 def test_no_thread_is_left(pod: PodNetns):
     """Else a daemon has one more for every request."""
-    before = threading.active_count()
-
     with Namespaces(pod.path) as namespaces:
-        namespaces.run(int)
-        during = threading.active_count()
+        thread = namespaces.run(threading.get_native_id)
 
-    assert before + 1 == during
-    assert before == left()
+    assert is_over(thread)
 
 
 def test_a_namespace_that_cannot_be_entered_leaves_no_thread(pod: PodNetns, mocker):
     """The error is the caller's, at once."""
-    before = threading.active_count()
-    mocker.patch("meta_cni.linux.netns.enter", side_effect=KernelError("enter", errno.EPERM))
+    entering: list[int] = []
+
+    def refused(descriptor: int) -> None:
+        entering.append(threading.get_native_id())
+        raise KernelError("enter", errno.EPERM)
+
+    mocker.patch("meta_cni.linux.netns.enter", side_effect=refused)
 
     with Namespaces(pod.path) as namespaces, pytest.raises(KernelError, match="Operation not permitted"):
         namespaces.run(int)
 
-    assert before == left()
+    assert [True] == [is_over(each) for each in entering]
 
 
 def test_no_thread_to_be_had_is_an_error(pod: PodNetns, mocker):
     """Try again later; nothing hangs."""
-    mocker.patch("meta_cni.linux.netns.threading.Thread.start", side_effect=RuntimeError("no"))
+    mocker.patch("meta_cni.linux.netns._thread.start_new_thread", side_effect=RuntimeError("no"))
 
     with Namespaces(pod.path) as namespaces, pytest.raises(KernelError, match="start a thread"):
         namespaces.run(int)
