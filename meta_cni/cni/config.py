@@ -62,13 +62,25 @@ def _refuse_constant(text: str) -> object:
 DEEPEST = 100  # far above any configuration, and far below where Python gives up on encoding it
 SPACE = " \t\n\r"  # RFC 8259, section 2; str.strip() alone would take more
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_encode_string = json.encoder.encode_basestring
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def encode(document: Mapping[str, object]) -> bytes:
     """A document as it is printed; what is no UTF-8 is written as an escape."""
-    return json.dumps(document, indent=4, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+    return indented(document).encode(errors="backslashreplace") + b"\n"
+
+
+def indented(value: object, margin: str = "\n") -> str:
+    """JSON text by lines, as json.dumps() writes it, which has no fast way of doing so."""
+    inner = margin + "    "
+    if isinstance(value, Mapping) and value:
+        members = (f"{inner}{_encode_string(key)}: {indented(each, inner)}" for key, each in value.items())
+        return "{" + ",".join(members) + margin + "}"
+    if isinstance(value, list | tuple) and value:
+        return "[" + ",".join(f"{inner}{indented(each, inner)}" for each in value) + margin + "]"
+    return _encode_string(value) if isinstance(value, str) else _ENCODER.encode(value)
 
 
 def decode(text: str | bytes, what: str) -> object:

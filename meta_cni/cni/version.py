@@ -25,6 +25,7 @@ def parse(text: str) -> Version:
     return major, minor, patch
 
 
+@lru_cache(maxsize=256)
 def at_least(version: str, minimum: str) -> bool:
     """Is `version` the same as or newer than `minimum`?"""
     return parse(version) >= parse(minimum)

@@ -6,7 +6,6 @@ nothing else: they work after the NAD, the pod, the annotation, the configuratio
 has changed or gone.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from types import MappingProxyType
 
 from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
+from meta_cni.cni.config import indented
 from meta_cni.cni.errors import (
     AlreadyAttached,
     BadConfig,
@@ -122,8 +122,7 @@ class Engine:
                 device_info.put(each)
             done = execute.run(prepared, plan.default_routes, previous, namespaces)
             self.world.timeline.mark("attach")
-            kept = entry.without(records)
-            self.ledger.write(replace(kept, records=(*kept.records, *_completed(records, done))))
+            self.ledger.complete(entry, tuple(_completed(records, done)))
             self.world.timeline.mark("ledger")
             attached = _attached(records, done)
             self._tell(pod, previous, attached)
@@ -322,7 +321,7 @@ class Engine:
             return
         form = self.settings.network_status
         entries = status.network_status(previous, self.settings.name, attached, form)
-        text = json.dumps(entries, indent=4, ensure_ascii=False)
+        text = indented(entries)
         if pod.annotations.get(status.NETWORK_STATUS) == text:
             return
         patch = {"metadata": {"annotations": {status.NETWORK_STATUS: text}}}

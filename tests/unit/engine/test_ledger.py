@@ -75,6 +75,57 @@ def test_damaged_entry_is_known_and_set_aside(ledger: Ledger, damage):
     assert None is ledger.read("c")
 
 
+def test_results_are_added_to_the_attachments_of_their_request(ledger: Ledger):
+    """CHECK compares with them; another request's attachment may have had the same name."""
+    before = replace(RECORD, result=None)
+    entry = Entry("c", records=(replace(before, request="eth1"), before))
+    ledger.write(entry)
+
+    ledger.complete(entry, [RECORD])
+
+    assert replace(entry, records=(entry.records[0], RECORD)) == ledger.read("c")
+
+
+@pytest.mark.parametrize("left", [0, 1, 30, 70])
+def test_results_that_were_cut_off_cost_nothing_else(ledger: Ledger, left: int):
+    """Killed while it wrote them, a daemon has answered nobody; a DEL undoes the rest."""
+    entry = Entry("c", records=(replace(RECORD, result=None),))
+    ledger.write(entry)
+    path = ledger.directory / "c"
+    length = path.stat().st_size
+    ledger.complete(entry, [RECORD])
+
+    os.truncate(path, length + left)
+
+    assert entry == ledger.read("c")
+
+
+def test_results_that_were_edited_are_known(ledger: Ledger):
+    """P-06."""
+    entry = Entry("c", records=(replace(RECORD, result=None),))
+    ledger.write(entry)
+    ledger.complete(entry, [RECORD])
+    path = ledger.directory / "c"
+    path.write_bytes(path.read_bytes().replace(b"1.1.0", b"1.0.0"))
+
+    with pytest.raises(DamagedEntry, match="checksum of its results"):
+        ledger.read("c")
+
+
+@pytest.mark.parametrize("record", [RECORD, EXTERNAL])
+def test_a_full_disk_is_told_when_results_are_added(ledger: Ledger, record: Record, mocker):
+    """The ADD is undone then; half a line is not a result."""
+    entry = Entry("c", records=(replace(record, result=None),))
+    ledger.write(entry)
+    write = os.write
+    mocker.patch("meta_cni.engine.ledger.os.write", side_effect=lambda to, data: write(to, data[:20]))
+
+    with pytest.raises(IOFailure, match="No space left"):
+        ledger.complete(entry, [record])
+
+    assert entry == ledger.read("c")
+
+
 def test_full_disk_keeps_the_old_entry(ledger: Ledger, mocker):
     """A write that fails must not cost what was known."""
     entry = Entry("c", records=(RECORD,))
