@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meta_cni.cni.result import Address
@@ -27,6 +27,8 @@ class _Known:
     stamp: tuple[int, int]
     names: set[str]
     by_container: dict[str, list[Reservation]]
+    marks: dict[int, Address]
+    """The last address of each range set, as far as it is known."""
 
 
 class Directories:
@@ -51,6 +53,18 @@ class Directories:
         known = self._still_known(directory) or self._read(directory)
         return list(known.by_container.get(container_id, ())), known.names
 
+    def last_reserved(self, directory: Path, index: int) -> Address | None:
+        """As reservations.last_reserved(); whoever marks an address also makes a file, which is seen."""
+        known = self._still_known(directory)
+        if known is None:
+            return reservations.last_reserved(directory, index)
+        if index not in known.marks:
+            found = reservations.last_reserved(directory, index)
+            if found is None:
+                return None
+            known.marks[index] = found
+        return known.marks[index]
+
     def write(
         self,
         directory: Path,
@@ -67,6 +81,7 @@ class Directories:
         known.names.update(f"{reservations.LAST_RESERVED}{index}" for index in marks)
         own = known.by_container.setdefault(owner[0], [])
         own += (Reservation(each, f"{directory}/{each}", *owner) for each in addresses)
+        known.marks.update(marks)
         self._remember(directory, known)
 
     def remove(self, directory: Path, gone: Iterable[Reservation]) -> None:
@@ -94,7 +109,7 @@ class Directories:
         by_container: dict[str, list[Reservation]] = {}
         for each in reservations.listing(directory):
             by_container.setdefault(each.container_id, []).append(each)
-        known = _Known((0, 0), set(reservations.names(directory)), by_container)
+        known = _Known((0, 0), set(reservations.names(directory)), by_container, {})
         self._remember(directory, known)
         return known
 
@@ -105,7 +120,7 @@ class Directories:
             os.utime(directory, ns=(now, now))
             stamp = _stamp(directory)
             if stamp is not None and stamp[1] == now:
-                self._known[directory] = _Known(stamp, known.names, known.by_container)
+                self._known[directory] = replace(known, stamp=stamp)
 
 
 def _stamp(directory: Path) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ plugin's (plugins/ipam/host-local), so that either program continues where the o
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address, ip_interface
@@ -61,7 +62,7 @@ class Choice:
     def ip(self) -> IPConfig:
         """As it stands in a Result."""
         return IPConfig(
-            ip_interface(f"{self.address}/{self.range.subnet.prefixlen}"), gateway=self.range.gateway
+            ip_interface((self.address, self.range.subnet.prefixlen)), gateway=self.range.gateway
         )
 
 
@@ -84,9 +85,11 @@ class HostLocal:
         """One address of every range set, or none at all and everything as it was."""
         directory = self.options.directory
         dns = read_resolv_conf(self.options.resolv_conf)
-        if not reservations.is_there(directory):
-            self._choose((), frozenset())  # what cannot work in an empty directory does not make one
-        with reservations.made(directory), reservations.locked(directory, self.deadline_s):
+        with ExitStack() as stack:
+            if not reservations.is_there(directory):
+                self._choose((), frozenset())  # what cannot work in an empty directory does not make one
+                stack.enter_context(reservations.made(directory))
+            stack.enter_context(reservations.locked(directory, self.deadline_s))
             choices = self._reserve()
         return Result(ips=tuple(each.ip for each in choices), routes=self.options.routes, dns=dns)
 
@@ -119,7 +122,7 @@ class HostLocal:
                 choices.append(_requested(index, each, wanted, taken))
             else:
                 self._refuse_second(index, each, held)
-                last = reservations.last_reserved(self.options.directory, index)
+                last = self.directories.last_reserved(self.options.directory, index)
                 choices.append(_next(index, each, last, taken))
         if requested:
             texts = ", ".join(str(address) for address in requested)

@@ -139,16 +139,17 @@ def write(
     """
     with ExitStack() as undo:
         for address in addresses:
-            _create(directory / str(address), SEPARATOR.join(owner).encode(), undo)
+            _create(str(directory), str(address), SEPARATOR.join(owner).encode(), undo)
         for index, address in marks.items():
-            _mark(directory / f"{LAST_RESERVED}{index}", str(address).encode(), undo)
+            _mark(f"{directory}/{LAST_RESERVED}{index}", str(address).encode(), undo)
         undo.pop_all()
 
 
-def _create(path: Path, content: bytes, undo: ExitStack) -> None:
+def _create(directory: str, name: str, content: bytes, undo: ExitStack) -> None:
+    path = f"{directory}/{name}"
     with _told(f"write {path}"):
         try:
-            _create_whole(path, content)
+            _create_whole(directory, path, content)
         except OSError as error:
             if error.errno not in WITHOUT_TMPFILE:
                 raise
@@ -157,9 +158,9 @@ def _create(path: Path, content: bytes, undo: ExitStack) -> None:
         undo.callback(_try_unlink, path)
 
 
-def _create_whole(path: Path, content: bytes) -> None:
+def _create_whole(directory: str, path: str, content: bytes) -> None:
     """Written before it has a name: whoever is killed meanwhile leaves no address that is nobody's."""
-    descriptor = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
+    descriptor = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
     try:
         _write_all(descriptor, content)
         # As open(2) says of O_TMPFILE; without a src_dir_fd Python calls link(2), which follows nothing.
@@ -168,7 +169,7 @@ def _create_whole(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _create_empty(path: Path, content: bytes, undo: ExitStack) -> None:
+def _create_empty(path: str, content: bytes, undo: ExitStack) -> None:
     """As the reference does, where the file system has nothing better."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     undo.callback(_try_unlink, path)
@@ -178,21 +179,23 @@ def _create_empty(path: Path, content: bytes, undo: ExitStack) -> None:
         os.close(descriptor)
 
 
-def _mark(path: Path, content: bytes, undo: ExitStack) -> None:
+def _mark(path: str, content: bytes, undo: ExitStack) -> None:
     """Overwrite in place: a full disk must not cost what was there before."""
     with _told(f"write {path}"):
-        before = path.read_bytes() if path.exists() else None
-        undo.callback(_restore, path, before)
-        _overwrite(path, content)
+        is_there = os.path.exists(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            before = os.pread(descriptor, READ_BYTES, 0) if is_there else None
+            undo.callback(_restore, path, before)
+            _overwrite(descriptor, content, before or b"")
+        finally:
+            os.close(descriptor)
 
 
-def _overwrite(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        _write_all(descriptor, content)
+def _overwrite(descriptor: int, content: bytes, before: bytes) -> None:
+    _write_all(descriptor, content)
+    if len(before) > len(content):
         os.ftruncate(descriptor, len(content))
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -200,17 +203,18 @@ def _write_all(descriptor: int, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _restore(path: Path, before: bytes | None) -> None:
+def _restore(path: str, before: bytes | None) -> None:
     if before is None:
         _try_unlink(path)
         return
-    with suppress(OSError):
-        _overwrite(path, before)
+    with suppress(OSError), open(path, "r+b", buffering=0) as file:
+        file.write(before)
+        file.truncate(len(before))
 
 
-def _try_unlink(path: Path) -> None:
+def _try_unlink(path: str) -> None:
     with suppress(OSError):
-        path.unlink()
+        os.unlink(path)
 
 
 @contextmanager
@@ -240,10 +244,7 @@ def remove(reservations: Iterable[Reservation]) -> None:
 
 @contextmanager
 def made(directory: Path) -> Iterator[None]:
-    """Make the directory; those that were not there are removed again when the block raises."""
-    if is_there(directory):
-        yield
-        return
+    """Make a directory that is not there; what was made is removed again when the block raises."""
     missing = [each for each in (directory, *directory.parents) if not is_there(each)]
     try:
         with _told(f"make {directory}"):
@@ -281,7 +282,7 @@ def locked(directory: Path, deadline_s: float) -> Iterator[None]:
 
     A lock file that was removed while we waited for it locks nothing, so it is opened anew.
     """
-    path = directory / LOCK
+    path = f"{directory}/{LOCK}"
     deadline = time.monotonic() + deadline_s
     descriptor = _open_lock(path)
     try:
@@ -295,14 +296,14 @@ def locked(directory: Path, deadline_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_lock(path: Path) -> int:
+def _open_lock(path: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, LOCK_MODE)
     except OSError as error:
         raise IOFailure(f"open {path}: {error.strerror}") from None
 
 
-def _flock(descriptor: int, path: Path, deadline: float) -> None:
+def _flock(descriptor: int, path: str, deadline: float) -> None:
     pause, longest = LOCK_POLLS_S
     while True:
         try:
@@ -317,7 +318,7 @@ def _flock(descriptor: int, path: Path, deadline: float) -> None:
             raise IOFailure(f"lock {path}: {error.strerror}") from None
 
 
-def _is_linked(descriptor: int, path: Path) -> bool:
+def _is_linked(descriptor: int, path: str) -> bool:
     """Is the open file still the one that has this name?"""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
