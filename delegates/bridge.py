@@ -147,7 +147,7 @@ class Bridge:
         (reply,) = host.request([request])
         port, pod_index = link.veth_indexes(reply)
         host.request(self._port_requests(bridge, port))
-        sysctl.write(f"net/ipv6/conf/{host_name}/accept_ra", "0")
+        sysctl.set_new(f"net/ipv6/conf/{host_name}/accept_ra", "0")
         if self.is_spoof_checked:  # before the pod's end is up
             made = link.require(self.attachment.namespaces.pod, self.attachment.interface, "veth")
             spoof.setup(self.guarded, host_name, made.mac)

@@ -105,7 +105,7 @@ class Ptp:
         (reply,) = namespaces.host.request([request])
         with suppress(KernelError):  # a node without IPv6
             for parameter in ("accept_ra", "accept_dad"):
-                sysctl.write(f"net/ipv6/conf/{name}/{parameter}", "0")
+                sysctl.set_new(f"net/ipv6/conf/{name}/{parameter}", "0")
         return link.found_in(reply)
 
     def check(self, previous: Result) -> None:

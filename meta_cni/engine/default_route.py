@@ -4,7 +4,8 @@ The default route of a pod: one owner a family, whatever the delegates installed
 Who owns it is decided in the plan. While the attachments are made, every default route that a
 delegate leaves is taken out of the kernel and remembered with its interface, so that no plugin
 meets another one's (a second one is EEXIST for some, a silent second hop for others). At the
-end the owner's is installed, and the kernel is asked whether that is what is there.
+end the owner's is installed, and the kernel is asked whether that is what is there. Where all
+plugins are built in, which append theirs, nothing is taken out that is to stay.
 
 With one network and nothing asked for, nothing is touched. This is what Multus' users report
 as broken there (D-01 to D-06 of the compatibility notes).
@@ -22,7 +23,6 @@ from meta_cni.linux import link, route
 from meta_cni.linux.netlink import Socket
 from meta_cni.linux.route import ANYWHERE, Route
 
-MAIN = 254  # RT_TABLE_MAIN, <linux/rtnetlink.h>
 IPV6_METRIC = 1024  # IP6_RT_PRIO_USER, <net/ip6_route.h>: what the kernel gives a route without a metric
 
 
@@ -41,10 +41,10 @@ def is_needed(decisions: Sequence[DefaultRoute], count: int) -> bool:
 
 def take_away(pod: Socket, interface: str) -> Brought:
     """Remove every default route from the pod, and tell which they were."""
-    found = _defaults(pod)
+    found = present(pod)
     if found:
         pod.request([route.delete(each) for each in found])
-    return Brought(interface, tuple(found))
+    return Brought(interface, found)
 
 
 def put_back(pod: Socket, before: Brought) -> None:
@@ -54,36 +54,51 @@ def put_back(pod: Socket, before: Brought) -> None:
             pod.request([route.add(each, append=True)])
 
 
+def by_interface(pod: Socket, routes: Sequence[Route]) -> dict[str, tuple[Route, ...]]:
+    """Routes by the names of the links that they go through."""
+    indexes = sorted({each.interface_index for each in routes})
+    return {
+        name: tuple(each for each in routes if each.interface_index == index)
+        for index, name in (link.names(pod, indexes) if indexes else {}).items()
+    }
+
+
+def present(pod: Socket) -> tuple[Route, ...]:
+    """Every default route of the pod."""
+    return tuple(route.defaults(pod))
+
+
 def settle(
     pod: Socket,
     decisions: Sequence[DefaultRoute],
     before: Brought,
     brought: Sequence[Brought],
+    there: Sequence[Route] = (),
 ) -> tuple[Route, ...]:
     """
     Install each family's default route, and verify that exactly those are there.
 
     `before` is what the pod had before the first attachment; `brought` is in the order of the
-    steps. Returns what is in the kernel now.
+    steps; `there` is what the kernel has just now of it. Returns what is in the kernel then.
     """
     wanted = [each for decision in decisions for each in _chosen(pod, decision, before, brought)]
-    if wanted:
-        pod.request([route.add(each, append=True) for each in wanted])
-    found = _defaults(pod)
+    batch = [route.delete(each) for each in there if each not in wanted]
+    batch += [route.add(each, append=True) for each in wanted if each not in there]
+    found = there
+    if batch:
+        pod.request(batch)
+        found = present(pod)
     if {_hop(each) for each in found} != {_hop(each) for each in wanted}:
         shown = ", ".join(f"via {each.gateway}" for each in found) or "none"
         raise CheckFailed(f"verify the default routes of the pod: the kernel has {shown}")
     return tuple(found)
 
 
-def rewrite(result: Result, installed: Sequence[Route], interface_index: int) -> Result:
-    """
-    The result with exactly those default routes that are in the kernel on its interface.
-
-    `interface_index` is the link's index in the pod; `installed` is what settle() returned.
-    """
+def rewrite(result: Result, own: Sequence[Route]) -> Result:
+    """The result with exactly those default routes that are in the kernel on its interface."""
     kept = tuple(each for each in result.routes if not each.is_default)
-    own = [each for each in installed if each.interface_index == interface_index]
+    if not own and len(kept) == len(result.routes):
+        return result
     return replace(result, routes=(*kept, *(_to_result(each) for each in own)))
 
 
@@ -91,10 +106,6 @@ def _to_result(found: Route) -> ResultRoute:
     usual = IPV6_METRIC if found.destination.version == 6 else 0
     priority = 0 if found.priority == usual else found.priority
     return ResultRoute(found.destination, found.gateway, found.mtu, found.advmss, priority)
-
-
-def _defaults(pod: Socket) -> list[Route]:
-    return [each for each in route.dump(pod, MAIN) if each.destination.prefixlen == 0]
 
 
 def _hop(each: Route) -> tuple[int, Address | None, int]:

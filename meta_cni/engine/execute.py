@@ -24,7 +24,6 @@ from meta_cni.engine.plan import DefaultRoute, Plan, Step
 from meta_cni.engine.status import complete
 from meta_cni.linux import address, device, link
 from meta_cni.linux.namespaces import Namespaces
-from meta_cni.linux.route import Route
 
 AT_ONCE = 8
 Task = TypeVar("Task")
@@ -143,21 +142,27 @@ def _run(
     """As run(), with what was taken away before the first attachment; None when nothing is decided."""
     brought: dict[str, default_route.Brought] = {}
     done: dict[str, Result] = {}
+    is_builtin = all(each.record.is_builtin for each in prepared)
     for each in prepared:
         if each.record.is_side_by_side:
             continue
         name = each.record.interface
         done[name] = _attach(each, previous if each.record.is_default else None, namespaces)
-        if before is not None:
+        if before is not None and not is_builtin:
             brought[name] = _taken(each.record, done[name], namespaces)
     done.update(_attach_side_by_side(prepared, namespaces))
-    in_order = tuple(done[each.record.interface] for each in prepared)
+    done = {each.record.interface: done[each.record.interface] for each in prepared}
     if before is None:
-        return in_order
+        return tuple(done.values())
+    there = default_route.present(namespaces.pod) if is_builtin else ()
+    left = default_route.by_interface(namespaces.pod, there)
+    brought.update({name: default_route.Brought(name, routes) for name, routes in left.items()})
     brought.update(_taken_apart(prepared, namespaces))
-    theirs = [brought[each.record.interface] for each in prepared]
-    installed = default_route.settle(namespaces.pod, decisions, before, theirs)
-    return _with_routes(prepared, in_order, installed, namespaces)
+    theirs = [brought.get(name) or default_route.Brought(name, ()) for name in done]
+    installed = default_route.settle(namespaces.pod, decisions, before, theirs, there)
+    if installed != there:
+        left = default_route.by_interface(namespaces.pod, installed)
+    return tuple(default_route.rewrite(done[name], left.get(name, ())) for name in done)
 
 
 def _attach_side_by_side(prepared: Sequence[Prepared], namespaces: Namespaces) -> dict[str, Result]:
@@ -242,18 +247,6 @@ def _completed(record: Record, result: Result, namespaces: Namespaces) -> Result
         record.netns,
         results.Interface(found.name, found.mac),
         [IPConfig(each.address) for each in configured if not each.address.ip.is_link_local],
-    )
-
-
-def _with_routes(
-    prepared: Sequence[Prepared], done: Sequence[Result], installed: Sequence[Route], namespaces: Namespaces
-) -> tuple[Result, ...]:
-    """The results with the default routes that are in the kernel on their interfaces."""
-    names = [each.record.interface for each in prepared]
-    found = link.indexes(namespaces.pod, names)
-    return tuple(
-        default_route.rewrite(result, installed, found.get(name, 0))
-        for result, name in zip(done, names, strict=True)
     )
 
 

@@ -61,9 +61,7 @@ class Choice:
     @property
     def ip(self) -> IPConfig:
         """As it stands in a Result."""
-        return IPConfig(
-            ip_interface((self.address, self.range.subnet.prefixlen)), gateway=self.range.gateway
-        )
+        return IPConfig(ip_interface((self.address, self.range.subnet.prefixlen)), gateway=self.range.gateway)
 
 
 @dataclass(frozen=True, slots=True)

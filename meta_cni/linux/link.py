@@ -140,12 +140,20 @@ def find_index(socket: Socket, index: int) -> Link | None:
 
 def _look_up(name: str) -> Request:
     message = pack.link(WITHOUT_STATISTICS + pack.text(IFLA_IFNAME, name))
-    return Request(f"look up link {name}", message, RTM_GETLINK)
+    return Request(f"look up link {name}", message, RTM_GETLINK, is_question=True)
 
 
 def look_up_index(index: int) -> Request:
     """Ask for a link, for a batch whose answer found_in() reads."""
-    return Request(f"look up link {index}", pack.link(WITHOUT_STATISTICS, index=index), RTM_GETLINK)
+    message = pack.link(WITHOUT_STATISTICS, index=index)
+    return Request(f"look up link {index}", message, RTM_GETLINK, is_question=True)
+
+
+def names(socket: Socket, indexes: Sequence[int]) -> dict[int, str]:
+    """The names of the links of these indexes, as far as there are any, asked for in one datagram."""
+    replies = socket.request([replace(look_up_index(each), tolerate=GONE) for each in indexes])
+    found = {index: reply.echoed for index, reply in zip(indexes, replies, strict=True)}
+    return {index: parse(echoed[0]).name for index, echoed in found.items() if echoed}
 
 
 def found_in(reply: Reply) -> Link:

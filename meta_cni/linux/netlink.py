@@ -54,6 +54,8 @@ class Request:
     """Error numbers that count as success."""
     lookup: "Request | None" = None
     """Asked when nothing was echoed: before Linux 6.2 the kernel echoes no RTM_NEWLINK."""
+    is_question: bool = False
+    """Its answer is one message, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ class Socket:
 
         The kernel goes on after a message that fails; the first failure is raised as KernelError
         when all answers have been read, so the socket stays usable. It takes the messages in
-        their order and always tells of errors, so only the last one needs an acknowledgement.
+        their order and always tells of errors, so only the last one needs an acknowledgement, and
+        a question not even then.
         """
         if not batch:
             return []
@@ -127,7 +130,8 @@ class Socket:
         last = self._sequence + len(batch)
         for sequence, each in enumerate(batch, self._sequence + 1):
             pending[sequence] = _Pending(each)
-            flags = each.flags | NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0)
+            is_acknowledged = sequence == last and not each.is_question
+            flags = each.flags | NLM_F_REQUEST | (NLM_F_ACK if is_acknowledged else 0)
             datagram += encode(each.message, each.type, flags, sequence)
         self._sequence = last
         self._send(datagram, batch[0].action)
@@ -320,7 +324,7 @@ def _take(header: tuple[int, int, int, int, int], body: bytes, pending: dict[int
         return sequence
     if kind != NLMSG_DONE:
         waiting.echoed.append(body)
-    return 0
+    return sequence if waiting.request.is_question else 0
 
 
 def _index_of(body: bytes) -> int:

@@ -119,6 +119,17 @@ def dump(socket: Socket, table: int = RT_TABLE_MAIN) -> list[Route]:
     return [route for route in found if table in (0, route.table)]  # a kernel before 4.20 tells all
 
 
+def defaults(socket: Socket) -> list[Route]:
+    """The default routes of the main table, both families; others are not looked at."""
+    bodies = (each for each in _bodies(socket, RT_TABLE_MAIN) if not _prefix_length(each))
+    return [route for each in bodies for route in _parse(each) if route.table == RT_TABLE_MAIN]
+
+
+def _prefix_length(body: bytes) -> int:
+    """rtm_dst_len of a message about a route."""
+    return body[HEADER.size + 1]
+
+
 def tables(socket: Socket) -> frozenset[int]:
     """The tables that have any route, of whatever type."""
     return frozenset(_table(each) for each in _bodies(socket, 0))

@@ -37,6 +37,11 @@ def write(path: str, value: str) -> None:
     except KernelError as error:
         if error.errno not in UNREADABLE:
             raise
+    set_new(path, value)
+
+
+def set_new(path: str, value: str) -> None:
+    """As write(), for a parameter of a link that has just been made: nobody has set it before."""
     try:
         descriptor = os.open(f"{ROOT}/{path}", os.O_WRONLY | os.O_CLOEXEC)
         try:
