@@ -50,7 +50,7 @@ sequences: $(VENV)/.test packet-filters ## 10 000 random sequences of calls, or 
 soak: $(VENV)/.test reference-plugins packet-filters ## runtimes at work for 10 minutes, or SOAK_S seconds, while their daemon is killed again and again
 	@SOAK_S=$(or $(SOAK_S),600) $(PYTEST) -rP tests/netns/test_daemon_soak.py
 
-bench: $(VENV)/.test reference-plugins ## built-ins beside the reference plugins and the bare kernel, as ratios (ARGS=rounds)
+bench: $(VENV)/.test reference-plugins ## ours, Multus and the bare kernel: writes bench.json and README's figures (ARGS=quick writes none)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 golden: $(VENV)/.test ## write the golden files anew; read the diff before committing it

@@ -1,175 +1,141 @@
 """
-Our built-in delegates beside the reference plugins and the kernel's floor, measured in one run.
+What an ADD, a DEL and a CHECK cost: ours, Multus' where it is to be had, and the kernel's alone.
 
-    python -m tests.bench [ROUNDS]
+    python -m tests.bench [quick] [--multus DIRECTORY] [--plugins DIRECTORY]
 
-Every round does ADD, CHECK and DEL with each contestant in turn, so that noise meets all of them
-alike; medians and their ratios are printed, nothing is asserted. IPAM is host-local for ours and
-the reference; the floor has none.
+The whole takes eight minutes and writes bench.json, docs/bench.svg and the figures in README.md;
+`quick` takes less than two and prints them. Nothing is asserted.
 """
 
+import argparse
 import json
 import os
-import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from meta_cni import standalone
-from meta_cni.cni import result as results
-from meta_cni.linux import configure, link, netns
-from meta_cni.linux.link import Link
-from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux import link, netns
 from meta_cni.linux.netlink import Socket
+from tests.bench import measures, node, peers, plot, plugins, report
+from tests.bench.contestants import TOP, Contestant, Ours, Process
 from tests.bench.floor import Floor
+from tests.bench.launcher import Launcher
+from tests.bench.measures import Api, Bench
 
-PATH = f"{Path(__file__).parents[2]}/.reference/bin:/opt/cni/bin:/usr/lib/cni"
-VERBS = ("ADD", "CHECK", "DEL")
-TYPES: dict[str, dict[str, object]] = {
-    "bridge": {"bridge": "br0", "isDefaultGateway": True},
-    "macvlan": {"master": "up0"},
-    "ptp": {},
-    "tap": {},
-    "host-device": {"device": "dev0"},
-}
-CHAINED: dict[str, dict[str, object]] = {
-    "loopback": {},
-    "tuning": {"sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}, "mtu": 1400},
-    "sbr": {},
-    "route-override": {"flushgateway": True, "addroutes": [{"dst": "10.50.0.0/16", "gw": "10.97.0.9"}]},
-}
-"""Measured on an interface that is there."""
-Call = Callable[[dict[str, str], bytes], bytes]
-
-
-def ours(plugin_type: str) -> Call:
-    """In this process, as the daemon will."""
-
-    def call(environment: dict[str, str], stdin: bytes) -> bytes:
-        printed, code = standalone.serve(plugin_type, environment, stdin)
-        if code:
-            raise SystemExit(printed.decode())
-        return printed
-
-    return call
-
-
-def theirs(binary: str) -> Call:
-    """The reference binary, executed as a runtime does."""
-
-    def call(environment: dict[str, str], stdin: bytes) -> bytes:
-        return subprocess.run([binary], input=stdin, env=environment, stdout=-1, stderr=-1, check=True).stdout
-
-    return call
-
-
-def measure(call: Call, config: dict[str, object], container_id: str) -> list[float]:
-    """Milliseconds of ADD, CHECK and DEL of one attachment."""
-    times: list[float] = []
-    given = dict(config)
-    place = "chained" if config["type"] in CHAINED else "bench"
-    environment = {"CNI_CONTAINERID": container_id, "CNI_NETNS": f"/run/netns/{place}", "CNI_IFNAME": "eth0"}
-    environment |= {"CNI_PATH": PATH, "PATH": os.environ["PATH"]}
-    for verb in VERBS:
-        stdin = json.dumps(given).encode()
-        started = time.perf_counter()
-        printed = call({**environment, "CNI_COMMAND": verb}, stdin)
-        times.append((time.perf_counter() - started) * 1000)
-        if verb == "ADD":
-            given["prevResult"] = json.loads(printed)
-    return times
-
-
-def configuration(plugin_type: str, directory: Path) -> dict[str, object]:
-    """One address of a range of its own; behind another plugin its result."""
-    own: dict[str, object] = {"cniVersion": "1.0.0", "name": plugin_type, "type": plugin_type}
-    if plugin_type in CHAINED:
-        kept = {"dataDir": str(directory)} if plugin_type == "tuning" else {}
-        return {**own, **kept, "prevResult": RESULT, **CHAINED[plugin_type]}
-    ipam = {"type": "host-local", "dataDir": str(directory), "subnet": "10.98.0.0/16"}
-    return {**own, "ipam": ipam, **TYPES[plugin_type]}
-
-
-RESULT = {
-    "cniVersion": "1.0.0",
-    "interfaces": [{"name": "eth0", "sandbox": "/run/netns/chained"}],
-    "ips": [{"address": "10.97.0.2/16", "gateway": "10.97.0.1", "interface": 0}],
-}
-
-
-def chained() -> None:
-    """A new interface, with an address, for a plugin that stands behind another one."""
-    with Namespaces("/run/netns/chained") as namespaces:
-        link.remove(namespaces.host, "chained0")
-        (reply,) = namespaces.host.request([link.create_veth("chained0", "eth0", namespaces.pod_fd)])
-        result = results.parse(RESULT, "1.0.0")
-        configure.configure(namespaces, Link(link.veth_indexes(reply)[1], "eth0"), result)
-
-
-def links() -> int:
-    """A master and a bridge for the floor on the node; the bridge's index."""
-    with Socket.open_host() as host:
-        pairs = [link.create_pair("up0", "sw0"), link.create_pair("dev0", "dev1")]
-        host.request([*pairs, link.create_bridge("br9")])
-        for name in ("up0", "sw0", "dev1", "br9"):
-            host.request([link.set_link(link.require(host, name, "link").index, is_up=True)])
-        return link.require(host, "br9", "bridge").index
-
-
-def run(rounds: int) -> dict[str, list[float]]:
-    """Samples in milliseconds by "contestant type verb"; the first round warms up and is not kept."""
-    samples: dict[str, list[float]] = defaultdict(list)
-    netns.create("/run/netns/bench")
-    floor = Floor(netns.open_netns("/run/netns/bench"), links())
-    netns.create("/run/netns/chained")
-    with tempfile.TemporaryDirectory() as scratch:
-        for n in range(rounds + 1):
-            found = {"floor ADD": floor.add()}
-            found["floor announced DEL"], found["floor acknowledged DEL"] = floor.delete()
-            for plugin_type in (*TYPES, *CHAINED):
-                calls = {"ours": ours(plugin_type)}
-                binary = shutil.which(plugin_type, path=PATH)
-                if binary is not None:
-                    calls["reference"] = theirs(binary)
-                for who, call in calls.items():
-                    chained()
-                    given = configuration(plugin_type, Path(scratch) / who)
-                    times = measure(call, given, f"c{n}")
-                    found |= {f"{who} {plugin_type} {v}": t for v, t in zip(VERBS, times, strict=True)}
-            for key, value in found.items():
-                samples[key].extend([value] if n else [])
-    return samples
-
-
-def told(samples: dict[str, list[float]]) -> str:
-    """A table of medians and ratios."""
-    median = {key: statistics.median(values) for key, values in samples.items()}
-    floors = {"ADD": median["floor ADD"], "DEL": median["floor announced DEL"]}
-    lines = [
-        f"kernel's floor: ADD {floors['ADD']:.2f} ms; DEL announced {floors['DEL']:.2f} ms, "
-        f"acknowledged {median['floor acknowledged DEL']:.2f} ms",
-        f"{'':22}{'ours':>10}{'reference':>12}{'ours/reference':>16}{'ours/floor':>12}",
-    ]
-    for plugin_type in (*TYPES, *CHAINED):
-        for verb in VERBS:
-            mine = median[f"ours {plugin_type} {verb}"]
-            other = median.get(f"reference {plugin_type} {verb}")
-            compared = f"{other:9.2f} ms{f'1/{other / mine:.1f}':>16}" if other else f"{'-':>12}{'-':>16}"
-            above = f"{mine / floors[verb]:.1f}" if verb in floors and plugin_type in TYPES else "-"
-            lines.append(f"{plugin_type:16}{verb:6}{mine:7.2f} ms{compared}{above:>12}")
-    return "\n".join(lines)
+PLUGINS = f"{TOP}/.reference/bin:/opt/cni/bin:/usr/lib/cni"
 
 
 def main() -> None:
-    """Measure and print."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    """Measure, write and print."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("form", nargs="?", choices=("whole", "quick"), default="whole")
+    parser.add_argument(
+        "--multus", metavar="DIRECTORY", help="multus, multus-daemon and multus-shim; else PATH"
+    )
+    parser.add_argument("--plugins", metavar="DIRECTORY", help="the reference plugins")
+    asked = parser.parse_args()
+    found = peers.found(asked.multus or os.environ["PATH"])
+    directory = asked.plugins or next(each for each in PLUGINS.split(":") if Path(each, "bridge").exists())
     netns.enter_private()
-    print(told(run(rounds)))
+    document = measured(asked.form == "quick", found, directory)
+    print(report.text(document))
+    if asked.form == "whole":
+        (TOP / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
+        (TOP / "docs" / "bench.svg").write_text(plot.svg(document))
+        readme = TOP / "README.md"
+        readme.write_text(report.put_into(readme.read_text(), report.text(document)))
+
+
+def measured(is_quick: bool, programs: dict[str, str], directory: str) -> dict[str, Any]:
+    """The whole document."""
+    node.build()
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        bench = prepared(Path(scratch), stack, is_quick, programs, directory)
+        document: dict[str, Any] = {"machine": measures.machine(), "peers": versions(programs, directory)}
+        for name, part in parts(bench, directory, stack).items():
+            started = time.monotonic()
+            document[name] = part()
+            print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return document
+
+
+def prepared(
+    scratch: Path, stack: ExitStack, is_quick: bool, programs: dict[str, str], directory: str
+) -> Bench:
+    """Everybody started."""
+    launcher = Launcher(scratch)
+    api = scratch / "api"
+    api.mkdir()
+    (api / "objects.json").write_text(json.dumps(node.objects(scratch / "addresses")))
+    server = Process([sys.executable, "-m", "tests.bench.api", str(api)], api / "log")
+    stack.callback(server.close)
+    server.wait_until(api / "port")
+    contestants: list[Contestant] = [Ours(scratch, launcher, directory, **access(api))]
+    if len(programs) == len(peers.PROGRAMS):
+        contestants += [
+            kind(scratch, programs, directory, api)  # type: ignore[list-item]
+            for kind in (peers.Thick, peers.Thin)
+        ]
+    for each in contestants:
+        stack.callback(each.close)
+    with Socket.open_host() as host:
+        bridge = link.require(host, node.BRIDGES[0], "bridge").index
+    netns.create("/run/netns/floor")
+    pod = netns.open_netns("/run/netns/floor")
+    floors = {size: Floor(pod, bridge, size) for size in node.SIZES}
+    return Bench(scratch, launcher, contestants, floors, is_quick, Api(api))
+
+
+def access(api: Path) -> dict[str, Any]:
+    """The keys by which our daemon finds the objects."""
+    store = api / "store"
+    if not store.exists():
+        store.mkdir()
+        for number, each in enumerate(json.loads((api / "objects.json").read_text())):
+            if each["metadata"]["namespace"] == node.OURS:
+                (store / f"{number}.json").write_text(json.dumps(each))
+    return {"store": {"directory": str(store)}}
+
+
+def parts(bench: Bench, directory: str, stack: ExitStack) -> dict[str, Callable[[], Any]]:
+    """The parts of the report, in the order they are measured."""
+
+    def others() -> dict[str, Any]:
+        keys = {"delegatePolicy": "exec", **access(bench.api.directory)}
+        more = {"ours, executed": {}, "ours, side by side": {"parallelAttachments": True}}
+        made: list[Contestant] = [
+            Ours(bench.directory, bench.launcher, directory, name=name, **keys, **own)
+            for name, own in more.items()
+        ]
+        for each in made:
+            stack.callback(each.close)
+        return measures.executed(bench, [*made, *(c for c in bench.contestants if c.name == "Multus thick")])
+
+    rounds = bench.rounds(8, 25)
+    return {
+        "programs": lambda: measures.programs(bench),
+        "interfaces": lambda: measures.interfaces(bench),
+        "at once": lambda: measures.at_once(bench),
+        "latencies": lambda: measures.latencies(bench),
+        "executed": others,
+        "plugins": lambda: measures.told(plugins.run(rounds, directory)),
+        "memory": lambda: measures.memory(bench),
+        "pairs": lambda: measures.pairs(bench),
+        "growth": lambda: measures.growth(bench),
+        "cold": lambda: measures.cold(bench),
+    }
+
+
+def versions(programs: dict[str, str], directory: str) -> dict[str, str]:
+    """What the peers say of themselves."""
+    found = {"reference plugins": peers.build_of(f"{directory}/bridge", directory)}
+    if "multus-daemon" in programs:
+        found["Multus"] = peers.version_of(programs["multus-daemon"])
+    return found
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ class Contestant(Protocol):
     """One way of attaching pods."""
 
     name: str
+    """As the report calls it."""
+    most_at_once: int
+    """Pods at a time that it is tried with."""
 
     def job(self, verb: str, pod: Pod, container: str) -> Job:
         """What a runtime starts."""
@@ -95,17 +98,19 @@ class Process:
 
 
 class Ours:
-    """The daemon and the shim, or any program that speaks as the shim does."""
+    """The daemon and the shim."""
+
+    most_at_once = node.MOST_PODS
 
     def __init__(
         self, directory: Path, launcher: Launcher, plugins: str, *, name: str = "ours", **keys: Any
     ) -> None:
         """`keys` are put into the configuration."""
         self.name = name
-        self.directory = directory / name
+        self.directory = directory / name.replace(" ", "-")
         self.directory.mkdir()
         self.plugins = plugins
-        self.shim = shim(launcher)
+        self.shim = launcher.require("shim", TOP / "meta_cni" / "shim")
         self.keys = keys
         self.socket = self.directory / "run" / "s"
         self.process = self._started()
@@ -117,23 +122,25 @@ class Ours:
         process.wait_until(self.socket)
         return process
 
-    def configuration(self) -> dict[str, Any]:
-        """The runtime's standard input."""
-        return {
+    def stdin(self, **more: Any) -> bytes:
+        """The runtime's standard input; `more` goes into the default network's configuration."""
+        default = node.network(0, self.directory.parent / "addresses" / node.OURS)
+        configuration = {
             "cniVersion": "1.0.0",
             "name": "bench",
             "type": "meta-cni",
             "cniDir": str(self.directory / "state"),
             "binDir": self.plugins,
-            "delegates": [node.network(0, self.directory / "addresses")],
+            "delegates": [{**default, **more}],
             **self.keys,
         }
+        return json.dumps(configuration).encode()
 
     def job(self, verb: str, pod: Pod, container: str) -> Job:
         """The shim."""
         own = {"META_CNI_SOCKET": str(self.socket), "META_CNI_SPOOL": str(self.directory / "spool")}
-        variables = {**node.variables(verb, pod, container, self.plugins), **own}
-        return Job((self.shim,), variables, json.dumps(self.configuration()).encode())
+        variables = {**node.variables(verb, pod, container, self.plugins, node.OURS), **own}
+        return Job((self.shim,), variables, self.stdin())
 
     def cpu_ms(self) -> float:
         """The daemon's."""
@@ -151,11 +158,3 @@ class Ours:
     def close(self) -> None:
         """End it."""
         self.process.close()
-
-
-def shim(launcher: Launcher) -> str:
-    """The shim, compiled as `meta-cni install` does; raises SystemExit where there is no compiler."""
-    made = launcher.compiled("shim", TOP / "meta_cni" / "shim")
-    if made is None:
-        raise SystemExit("no C compiler: expected cc or musl-gcc, for the shim is what is measured")
-    return made

@@ -69,6 +69,13 @@ class Launcher:
                 return str(made)
         return None
 
+    def require(self, name: str, source: Path = PROGRAMS) -> str:
+        """As compiled(); raises SystemExit where no compiler can."""
+        made = self.compiled(name, source)
+        if made is None:
+            raise SystemExit(f"compile {name}.c: expected cc or musl-gcc")
+        return made
+
     def run(self, jobs: Sequence[Job]) -> Outcome:
         """Start all, wait for all."""
         with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
@@ -80,7 +87,9 @@ class Launcher:
     def _by_program(self, directories: Sequence[Path]) -> Outcome:
         assert self.program
         command = [self.program, *map(str, directories)]
-        first, *lines = subprocess.run(command, stdout=-1, check=True).stdout.splitlines()
+        first, *lines = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+        ).stdout.splitlines()
         return Outcome(int(first) / 1e6, tuple(map(_ended, lines, directories)))
 
 

@@ -6,7 +6,6 @@ select, each a bridge with host-local. Only the directories of their addresses a
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ SIZES = (1, 2, 4, 8)
 """Interfaces of a pod."""
 USUAL = 4
 MOST_PODS = 50
-NAMESPACE = "bench"
+OURS, THEIRS = "ours", "theirs"
+"""Namespaces: everybody has the same pods and networks, and addresses of his own."""
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 BRIDGES = tuple(f"br{n}" for n in range(max(SIZES)))
 
@@ -40,8 +40,7 @@ class Pod:
         """The path of its namespace; pods of another size use it at other times."""
         return f"/run/netns/pod{self.number}"
 
-    @property
-    def object(self) -> dict[str, Any]:
+    def object(self, namespace: str) -> dict[str, Any]:
         """As the API server has it."""
         selected = ",".join(f"net{n}" for n in range(1, self.size))
         return {
@@ -49,7 +48,7 @@ class Pod:
             "kind": "Pod",
             "metadata": {
                 "name": self.name,
-                "namespace": NAMESPACE,
+                "namespace": namespace,
                 "uid": self.uid,
                 "annotations": {NETWORKS: selected} if selected else {},
             },
@@ -83,22 +82,29 @@ def network(n: int, directory: Path, plugin_type: str = "bridge") -> dict[str, A
     return {**own, "ipam": ipam, **({} if n else {"isDefaultGateway": True})}
 
 
-def definitions(directory: Path, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
-    """The NetworkAttachmentDefinitions that pods select."""
-    return [
-        {
-            "apiVersion": "k8s.cni.cncf.io/v1",
-            "kind": "NetworkAttachmentDefinition",
-            "metadata": {"name": f"net{n}", "namespace": namespace, "uid": f"nad-{n}"},
-            "spec": {"config": json.dumps(network(n, directory))},
-        }
-        for n in range(1, max(SIZES))
-    ]
+def definition(name: str, namespace: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A NetworkAttachmentDefinition."""
+    return {
+        "apiVersion": "k8s.cni.cncf.io/v1",
+        "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": name, "namespace": namespace, "uid": f"{namespace}-{name}"},
+        "spec": {"config": json.dumps(config)},
+    }
 
 
-def variables(verb: str, pod: Pod, container: str, path: str) -> Mapping[str, str]:
+def objects(directory: Path) -> list[dict[str, Any]]:
+    """All pods and networks; addresses are kept in <directory>/<namespace>."""
+    made = []
+    for namespace in (OURS, THEIRS):
+        made += [each.object(namespace) for each in PODS]
+        for n in range(1, max(SIZES)):
+            made.append(definition(f"net{n}", namespace, network(n, directory / namespace)))
+    return made
+
+
+def variables(verb: str, pod: Pod, container: str, path: str, namespace: str) -> dict[str, str]:
     """What a runtime sets."""
-    arguments = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={NAMESPACE};K8S_POD_NAME={pod.name}"
+    arguments = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod.name}"
     return {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "CNI_COMMAND": verb,

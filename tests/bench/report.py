@@ -1,0 +1,222 @@
+"""
+The report as text: tables of medians and ratios, and what was aimed at beside what was reached.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench.node import SIZES
+from tests.bench.plugins import CHAINED, TYPES
+
+BEGIN, END = "<!-- figures of `make bench` -->", "<!-- end of the figures -->"
+CONTESTANTS = ("ours", "Multus thick", "Multus thin")
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A ratio that is to be reached."""
+
+    what: str
+    limit: float
+    of: Callable[[Document], float]
+    """Raises KeyError where nobody is there to be compared with."""
+    is_fraction: bool = False
+    """It is told as 1/n."""
+
+
+def p50(document: Document, part: str, key: str) -> float:
+    """The median of a part's key."""
+    return float(document[part][key]["p50"])
+
+
+def slope(document: Document, who: str, verb: str = "ADD") -> float:
+    """Milliseconds of one more interface, from 2 to 8."""
+    last = p50(document, "interfaces", f"{who}/{verb}/8")
+    return (last - p50(document, "interfaces", f"{who}/{verb}/2")) / 6
+
+
+def _thick(part: str, key: str) -> Callable[[Document], float]:
+    return lambda d: p50(d, part, f"ours/{key}") / p50(d, part, f"Multus thick/{key}")
+
+
+def _cpu(verb: str) -> Callable[[Document], float]:
+    def of(d: Document) -> float:
+        used = d["at once"]["cpu_ms"]
+        return float(used[f"ours/{verb}/1/cpu"] / used[f"Multus thick/{verb}/1/cpu"])
+
+    return of
+
+
+def _add_above_floor(d: Document) -> float:
+    least = p50(d, "interfaces", "floor/ADD/4") + p50(d, "programs", "shim, daemon answers at once")
+    return p50(d, "interfaces", "ours/ADD/4") / least
+
+
+def _program(name: str) -> Callable[[Document], float]:
+    return lambda d: p50(d, "programs", name) / p50(d, "programs", "empty static program")
+
+
+def _executed(name: str) -> Callable[[Document], float]:
+    return lambda d: p50(d, "executed", f"{name}/ADD") / p50(d, "executed", "Multus thick/ADD")
+
+
+def _growth(d: Document) -> float:
+    found = d["growth"]["pods"]
+    first, *_, last = found.values()
+    return float(last["ADD"]["p50"] / first["ADD"]["p50"])
+
+
+def _curve(d: Document) -> float:
+    """The slope from 4 to 8 interfaces beside that from 2 to 4: 1 is linear."""
+    at = {size: p50(d, "interfaces", f"ours/ADD/{size}") for size in SIZES}
+    return ((at[8] - at[4]) / 4) / ((at[4] - at[2]) / 2)
+
+
+def _memory(d: Document) -> float:
+    mine, theirs = d["memory"]["ours"], d["memory"]["Multus thick"]
+    return float(mine["after 1 000 pods"] / theirs["after 1 000 pods"])
+
+
+def _flat(d: Document) -> float:
+    """Megabytes after ten thousand pairs beside those after the first thousand."""
+    return float(d["pairs"]["mb"][-1] / d["pairs"]["mb"][1])
+
+
+AIMS = (
+    Aim("shim alone, no daemon / an empty static program", 1.3, _program("shim, no daemon")),
+    Aim(
+        "shim with a daemon that answers at once / an empty static program",
+        3.0,
+        _program("shim, daemon answers at once"),
+    ),
+    Aim("ADD, 4 built-in interfaces / Multus thick", 1 / 10, _thick("interfaces", "ADD/4"), True),
+    Aim("ADD, 4 built-in interfaces / (kernel + shim)", 2.0, _add_above_floor),
+    Aim("DEL, 4 built-in interfaces / Multus thick", 1 / 20, _thick("interfaces", "DEL/4"), True),
+    Aim(
+        "DEL, 4 built-in interfaces / the kernel's announcement",
+        2.0,
+        lambda d: p50(d, "interfaces", "ours/DEL/4") / p50(d, "interfaces", "floor/DEL/4"),
+    ),
+    Aim("10 pods at once, ADD / Multus thick", 1 / 9, _thick("at once", "ADD/10"), True),
+    Aim("10 pods at once, DEL / Multus thick", 1 / 11, _thick("at once", "DEL/10"), True),
+    Aim("CPU of an ADD, 4 interfaces / Multus thick", 1 / 14, _cpu("ADD"), True),
+    Aim("CPU of a DEL, 4 interfaces / Multus thick", 1 / 16, _cpu("DEL"), True),
+    Aim(
+        "one more built-in interface / Multus thick's",
+        1 / 16,
+        lambda d: slope(d, "ours") / slope(d, "Multus thick"),
+        True,
+    ),
+    Aim("one more built-in interface / the kernel's", 1.5, lambda d: slope(d, "ours") / slope(d, "floor")),
+    Aim("four executed delegates / Multus thick", 0.9, _executed("ours, executed")),
+    Aim("the same with parallelAttachments / Multus thick", 0.55, _executed("ours, side by side")),
+    Aim("ADD per interface, from 4 to 8 / from 2 to 4", 1.2, _curve),
+    Aim("ADD with most pods on the node / with none", 1.2, _growth),
+    Aim("memory after 1 000 pods / Multus thick", 1.5, _memory),
+    Aim("memory after 10 000 ADDs and DELs / after 1 000", 1.05, _flat),
+)
+
+
+def text(document: Document) -> str:
+    """The whole report, as it stands in README.md between the markers."""
+    blocks = [_about, _aims, _interfaces, _at_once, _latencies, _memories, _grown, _plugins]
+    return "\n\n".join("\n".join(block(document)) for block in blocks)
+
+
+def put_into(readme: str, report: str) -> str:
+    """README.md with another report between the markers."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n```\n{report}\n```\n{END}{after}"
+
+
+def ratio(value: float, is_fraction: bool) -> str:
+    """As it is told."""
+    return f"1/{1 / value:.1f}" if is_fraction else f"{value:.2f}"
+
+
+def _about(d: Document) -> Iterator[str]:
+    peers = ", ".join(f"{name} {version}" for name, version in d["peers"].items())
+    yield f"Linux {d['machine']['kernel']}, {d['machine']['cores']} cores; {peers}; milliseconds, medians"
+
+
+def _aims(d: Document) -> Iterator[str]:
+    yield f"{'':68}{'reached':>10}{'aim':>8}"
+    for each in AIMS:
+        try:
+            value = each.of(d)
+        except KeyError:
+            continue
+        mark = "" if value <= each.limit else "  *"
+        shown = ratio(value, each.is_fraction), ratio(each.limit, each.is_fraction)
+        yield f"{each.what:68}{shown[0]:>10}{shown[1]:>8}{mark}"
+
+
+def _interfaces(d: Document) -> Iterator[str]:
+    yield f"{'one pod of so many interfaces; p50 (p99)':40}" + "".join(f"{each:>16}" for each in SIZES)
+    names = {"floor": "kernel alone", "floor acknowledged": "kernel, until acknowledged"}
+    for verb in ("ADD", "CHECK", "DEL"):
+        for who in ("floor", "floor acknowledged", *CONTESTANTS):
+            keys = [f"{who}/{verb}/{each}" for each in SIZES]
+            if keys[0] in d["interfaces"]:
+                found = [d["interfaces"][key] for key in keys]
+                texts = (f"{each['p50']:.1f} ({each['p99']:.1f})" for each in found)
+                row = "".join(f"{each:>16}" for each in texts)
+                yield f"{verb:6}{names.get(who, who):34}{row}"
+
+
+def _at_once(d: Document) -> Iterator[str]:
+    yield f"{'pods of four interfaces at once':40}{1:>16}{10:>16}{50:>16}{'CPU of one':>16}"
+    for verb in ("ADD", "DEL"):
+        for who in CONTESTANTS:
+            keys = [f"{who}/{verb}/{each}" for each in (1, 10, 50)]
+            if keys[0] in d["at once"]:
+                found = (d["at once"].get(key) for key in keys)
+                row = "".join(f"{each['p50']:16.1f}" if each else f"{'-':>16}" for each in found)
+                yield f"{verb:6}{who:34}{row}{d['at once']['cpu_ms'][f'{who}/{verb}/1/cpu']:16.1f}"
+
+
+def _latencies(d: Document) -> Iterator[str]:
+    yield f"{'four interfaces; the API server answers in ms':40}{0:>11}{5:>16}{50:>16}{'cold':>16}"
+    for verb in ("ADD", "DEL"):
+        for who in CONTESTANTS:
+            if f"{who}/{verb}/0" in d["latencies"]:
+                row = "".join(f"{p50(d, 'latencies', f'{who}/{verb}/{each}'):16.1f}" for each in (0, 5, 50))
+                yield f"{verb:6}{who:34}{row}{p50(d, 'cold', f'{who}/{verb}'):16.1f}"
+    for who in ("ours, executed", "ours, side by side", "Multus thick"):
+        if f"{who}/ADD" in d["executed"]:
+            both = ", ".join(f"{verb} {p50(d, 'executed', f'{who}/{verb}'):.1f}" for verb in ("ADD", "DEL"))
+            yield f"four executed plugins, {who}: {both}"
+
+
+def _memories(d: Document) -> Iterator[str]:
+    names = ("at rest", "50 at once", "after 1 000 pods")
+    yield f"{'resident MB':40}" + "".join(f"{each:>20}" for each in names)
+    for who, found in d["memory"].items():
+        yield f"{who:40}" + "".join(f"{found[each]:20.1f}" for each in names)
+    every, megabytes = d["pairs"]["every"], d["pairs"]["mb"]
+    yield f"ours after every {every} more ADDs and DELs: " + " ".join(f"{each:.1f}" for each in megabytes)
+
+
+def _grown(d: Document) -> Iterator[str]:
+    found = d["growth"]["pods"]
+    yield f"{'pods on the node already':40}" + "".join(f"{each:>10}" for each in found)
+    for verb in ("ADD", "CHECK", "DEL"):
+        yield f"{verb:40}" + "".join(f"{each[verb]['p50']:10.2f}" for each in found.values())
+
+
+def _plugins(d: Document) -> Iterator[str]:
+    """Each delegate in our process, without daemon and shim, beside the executed binary."""
+    found = d["plugins"]
+    floors = {"ADD": found["floor//ADD"]["p50"], "DEL": found["floor//DEL"]["p50"]}
+    yield f"kernel alone: ADD {floors['ADD']:.2f}, DEL announced {floors['DEL']:.2f}"
+    yield f"{'one plugin, in this process':28}{'ours':>10}{'reference':>12}{'/reference':>12}{'/kernel':>10}"
+    for plugin_type in (*TYPES, *CHAINED):
+        for verb in ("ADD", "CHECK", "DEL"):
+            mine = found[f"ours/{plugin_type}/{verb}"]["p50"]
+            other = found.get(f"reference/{plugin_type}/{verb}", {}).get("p50")
+            compared = f"{other:12.2f}{ratio(mine / other, True):>12}" if other else f"{'-':>12}{'-':>12}"
+            above = f"{mine / floors[verb]:.1f}" if verb in floors and plugin_type in TYPES else "-"
+            yield f"{plugin_type:16}{verb:12}{mine:10.2f}{compared}{above:>10}"
