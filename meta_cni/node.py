@@ -33,7 +33,7 @@ from meta_cni.daemon.wire import Call
 from meta_cni.engine.census import Census, Count
 from meta_cni.engine.ledger import Ledger
 from meta_cni.ipam import host_local
-from meta_cni.linux import process
+from meta_cni.linux import memory, process
 from meta_cni.logs import LEVELS, log_to
 from meta_cni.metrics import Metrics, Reading, Timeline
 from meta_cni.settings import Settings
@@ -41,6 +41,8 @@ from meta_cni.settings import Settings
 DAEMON = "META_CNI_DAEMON"
 """Set for what a daemon executes: the directory of its socket, so that the next one there knows it."""
 ORPHANS_DEADLINE_S = 5.0
+ARENAS = 2
+"""Of memory; threads wait for the interpreter, not for these."""
 RELIEF = 32
 """Workers more, while plugins hang."""
 DESCRIPTORS = 32
@@ -72,6 +74,7 @@ def run(wanted: Wanted) -> bool:
     What waits in the spool is done before anybody is served. Raises BadConfig; IOFailure when the
     socket is served already, or is not in a directory of our own. A port that is not free is waited for.
     """
+    memory.use_arenas(ARENAS)
     _log_as_json(wanted)
     for plugin_type in delegates.BUILTIN:
         delegates.load(plugin_type)

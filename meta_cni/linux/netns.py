@@ -7,12 +7,12 @@ forked child, costs 10 ms and is not safe with threads.
 """
 
 import _thread
-import atexit
 import ctypes
 import errno
 import fcntl
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +35,7 @@ USER_NAMESPACE = (
 )
 LOCK_POLL_S = 0.005
 LATER_S = 5.0
-"""A process that ends waits so long for what was to be done later."""
+"""The main thread waits so long for what was to be done later."""
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 Answer = TypeVar("Answer")
@@ -166,9 +166,7 @@ class Resident:
         for each in self._last:
             with suppress(Exception):
                 each()
-        if self._last:
-            self._is_over.release()
-            atexit.unregister(self._wait)
+        self._is_over.release()
 
     def run(self, function: Callable[[], Answer]) -> Answer:
         """Call a function there; what it raises is raised here, a KernelError when there is no way there."""
@@ -183,25 +181,23 @@ class Resident:
         return _awaited(entered, lambda first: _start(lambda: self._work(first)))
 
     def later(self, function: Callable[[], object]) -> None:
-        """
-        Call a function there when all else is done; nothing that it raises is told.
-
-        Nobody waits but a process that ends.
-        """
-        if not self._last:
-            if not self._is_inside:
-                self.run(lambda: None)
-            self._is_over.acquire()
-            atexit.register(self._wait)
+        """Call a function there when all else is done; nothing that it raises is told."""
+        if not self._is_inside:
+            self.run(lambda: None)
         self._last.append(function)
 
-    def _wait(self) -> None:
-        self._is_over.acquire(timeout=LATER_S)
-
     def close(self) -> None:
-        """Let the thread end when it has done everything, what was to be done later last."""
-        if self._is_inside:
-            self._jobs.put(None)
+        """
+        Let the thread end when it has done everything, what was to be done later last.
+
+        Nobody waits for that but the main thread, with which the process may end.
+        """
+        if not self._is_inside:
+            return
+        self._is_over.acquire()
+        self._jobs.put(None)
+        if self._last and threading.current_thread() is threading.main_thread():
+            self._is_over.acquire(timeout=LATER_S)
 
 
 def _awaited(function: Callable[[], Answer], start: Callable[[Callable[[], None]], object]) -> Answer:

@@ -122,7 +122,7 @@ def parts(bench: Bench, directory: str, stack: ExitStack) -> dict[str, Callable[
         "at once": lambda: measures.at_once(bench),
         "latencies": lambda: measures.latencies(bench),
         "executed": others,
-        "plugins": lambda: measures.told(plugins.run(rounds, directory)),
+        "plugins": lambda: measures.told(plugins.run_aside(rounds, directory)),
         "memory": lambda: measures.memory(bench),
         "pairs": lambda: measures.pairs(bench),
         "growth": lambda: measures.growth(bench),

@@ -27,7 +27,6 @@ from tests.bench.node import Pod
 VERBS = ("ADD", "CHECK", "DEL")
 SETTLE_S = 0.04
 """For what a daemon does after its answer, and the kernel after a deletion."""
-BATCH = 10
 FAR = 5000
 NAMESPACES = 500
 Samples = dict[str, list[float]]
@@ -112,7 +111,7 @@ def programs(bench: Bench) -> dict[str, Any]:
 def interfaces(bench: Bench) -> dict[str, Any]:
     """Pods of 1, 2, 4 and 8 interfaces, one at a time: key "contestant/verb/size"."""
     samples: Samples = defaultdict(list)
-    for n in range(bench.rounds(10, 30) + 2):
+    for n in range(bench.rounds(4, 25) + 1):
         for size, floor in bench.floors.items():
             found = {f"floor/ADD/{size}": floor.add()}
             found[f"floor/DEL/{size}"], found[f"floor acknowledged/DEL/{size}"] = floor.delete()
@@ -121,7 +120,7 @@ def interfaces(bench: Bench) -> dict[str, Any]:
                 for verb, ms in one(bench, contestant, pod).items():
                     found[f"{contestant.name}/{verb}/{size}"] = ms
             for key, value in found.items():
-                samples[key].extend([value] if n > 1 else [])
+                samples[key].extend([value] if n else [])
     return told(samples)
 
 
@@ -138,16 +137,16 @@ def one(bench: Bench, contestant: Contestant, pod: Pod) -> dict[str, float]:
 def at_once(bench: Bench) -> dict[str, Any]:
     """1, 10 and 50 pods with four interfaces at once: total milliseconds, CPU milliseconds a pod."""
     samples: Samples = defaultdict(list)
-    for count, rounds in ((1, bench.rounds(10, 30)), (10, bench.rounds(4, 12)), (50, bench.rounds(1, 4))):
+    for count, rounds in ((1, bench.rounds(4, 25)), (10, bench.rounds(2, 10)), (50, bench.rounds(0, 3))):
         pods = [each for each in node.PODS if each.size == node.USUAL][:count]
-        for n in range(rounds + (count < 50)):
+        for n in range(rounds + (count < node.MOST_PODS)):
             for contestant in bench.contestants:
                 if count > contestant.most_at_once:
                     continue
                 container = bench.container()
                 for verb in ("ADD", "DEL"):
                     ms, cpu_ms = costs(bench, contestant, verb, pods, container)
-                    if n or count == 50:
+                    if n or count == node.MOST_PODS:
                         samples[f"{contestant.name}/{verb}/{count}"].append(ms)
                         samples[f"{contestant.name}/{verb}/{count}/cpu"].append(cpu_ms)
     means = {key: round(statistics.mean(each), 3) for key, each in samples.items() if key.endswith("/cpu")}
@@ -172,7 +171,7 @@ def latencies(bench: Bench) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     for latency in (0, 5, 50):
         bench.api.slow(latency)
-        for _ in range(bench.rounds(3, 8)):
+        for _ in range(bench.rounds(1, 6)):
             for contestant in bench.contestants:
                 for verb, ms in one(bench, contestant, pod).items():
                     samples[f"{contestant.name}/{verb}/{latency}"].append(ms)
@@ -184,7 +183,7 @@ def executed(bench: Bench, contestants: Sequence[Contestant]) -> dict[str, Any]:
     """Four plugins of others that are executed, by those who can."""
     pod = next(each for each in node.PODS if each.size == node.USUAL)
     samples: Samples = defaultdict(list)
-    for n in range(bench.rounds(4, 12) + 1):
+    for n in range(bench.rounds(2, 10) + 1):
         for contestant in contestants:
             for verb, ms in one(bench, contestant, pod).items():
                 samples[f"{contestant.name}/{verb}"].extend([ms] if n else [])
@@ -225,8 +224,8 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 def pods(bench: Bench, contestant: Contestant, count: int) -> None:
     """So many pods with one interface come and go, some at once."""
-    single = [Pod(1, number) for number in range(BATCH)]
-    for _ in range(count // BATCH):
+    single = [Pod(1, number) for number in range(node.FEW)]
+    for _ in range(count // node.FEW):
         container = bench.container()
         for verb in ("ADD", "DEL"):
             bench.run(contestant, verb, single, container)
@@ -260,9 +259,9 @@ def growth(bench: Bench) -> dict[str, Any]:
     there = 0
     for mark in range(0, far + 1, far // 5):
         while there < mark:
-            jobs = [_many(ours, "ADD", places, there + n) for n in range(BATCH)]
+            jobs = [_many(ours, "ADD", places, there + n) for n in range(node.FEW)]
             _all_well(bench.launcher.run(jobs))
-            there += BATCH
+            there += node.FEW
         samples: Samples = defaultdict(list)
         for n in range(bench.rounds(20, 60)):
             for verb in VERBS:

@@ -17,6 +17,7 @@ SIZES = (1, 2, 4, 8)
 """Interfaces of a pod."""
 USUAL = 4
 MOST_PODS = 50
+FEW = 10
 OURS, THEIRS = "ours", "theirs"
 """Namespaces: everybody has the same pods and networks, and addresses of his own."""
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
@@ -62,7 +63,7 @@ class Pod:
         return f"00000000-0000-4000-8000-{self.size:04x}{self.number:08x}"
 
 
-PODS = tuple(Pod(size, number) for size in SIZES for number in range(MOST_PODS if size == USUAL else 1))
+PODS = tuple(Pod(size, number) for size in SIZES for number in range(MOST_PODS if size == USUAL else FEW))
 
 
 def build() -> None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from meta_cni import standalone
@@ -25,7 +26,7 @@ from tests.bench.floor import Floor
 
 VERBS = ("ADD", "CHECK", "DEL")
 TYPES: dict[str, dict[str, object]] = {
-    "bridge": {"bridge": "br0", "isDefaultGateway": True},
+    "bridge": {"bridge": "own0", "isDefaultGateway": True},
     "macvlan": {"master": "up0"},
     "ptp": {},
     "tap": {},
@@ -62,13 +63,13 @@ def theirs(binary: str) -> Call:
     return call
 
 
-def measure(call: Call, config: dict[str, object], container_id: str) -> list[float]:
+def measure(call: Call, config: dict[str, object], container_id: str, path: str) -> list[float]:
     """Milliseconds of ADD, CHECK and DEL of one attachment."""
     times: list[float] = []
     given = dict(config)
     place = "chained" if config["type"] in CHAINED else "bench"
     environment = {"CNI_CONTAINERID": container_id, "CNI_NETNS": f"/run/netns/{place}", "CNI_IFNAME": "eth0"}
-    environment |= {"CNI_PATH": "/nowhere", "PATH": os.environ["PATH"]}
+    environment |= {"CNI_PATH": path, "PATH": os.environ["PATH"]}
     for verb in VERBS:
         stdin = json.dumps(given).encode()
         started = time.perf_counter()
@@ -137,8 +138,14 @@ def run(rounds: int, path: str) -> dict[str, list[float]]:
                 for who, call in calls.items():
                     chained()
                     given = configuration(plugin_type, Path(scratch) / who)
-                    times = measure(call, given, f"c{n}")
+                    times = measure(call, given, f"c{n}", path)
                     found |= {f"{who}/{plugin_type}/{v}": t for v, t in zip(VERBS, times, strict=True)}
             for key, value in found.items():
                 samples[key].extend([value] if n else [])
     return samples
+
+
+def run_aside(rounds: int, path: str) -> dict[str, list[float]]:
+    """As run(), on a thread like a daemon's: the main one waits for announcements as well."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run, rounds, path).result()
