@@ -5,8 +5,11 @@ from importlib import import_module
 from meta_cni.delegate import BuiltIn
 
 BUILTIN = {
+    "bond": "Bond",
     "bridge": "Bridge",
+    "dummy": "Dummy",
     "host-device": "HostDevice",
+    "ipvlan": "Ipvlan",
     "loopback": "Loopback",
     "macvlan": "Macvlan",
     "ptp": "Ptp",
@@ -14,6 +17,8 @@ BUILTIN = {
     "sbr": "Sbr",
     "tap": "Tap",
     "tuning": "Tuning",
+    "vlan": "Vlan",
+    "vrf": "Vrf",
 }
 """CNI type -> class; the module has the type's name."""
 

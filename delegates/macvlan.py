@@ -5,16 +5,16 @@ Unlike the reference: nothing is left behind when addresses cannot be had or set
 IPAM is kept, and IPv6 addresses work at once instead of after duplicate address detection.
 """
 
-import errno
 from dataclasses import replace
+from functools import partial
 
 from meta_cni.cni.config import PluginConfig
-from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable
+from meta_cni.cni.errors import CheckFailed
 from meta_cni.cni.result import Interface, Result
 from meta_cni.delegate import Attachment, Valid, detach, requested_mac, unimplemented
-from meta_cni.linux import configure, link, route
+from meta_cni.linux import configure, link, upper
 from meta_cni.linux.link import Link
-from meta_cni.linux.netlink import Socket
+from meta_cni.linux.netlink import Request, Socket
 
 KEYS = ("master", "mode", "mtu", "mac", "linkInContainer", "bcqueuelen")
 
@@ -42,26 +42,15 @@ class Macvlan:
 
     def _parent(self) -> Link:
         """The master: as configured, else the link of the first default route."""
-        if self.master:
-            found = link.find(self._side, self.master)
-            if found is None:
-                raise BadConfig(f"{self.config.where}: master {self.master!r}: expected a link that exists")
-        else:
-            defaults = [each for each in route.dump(self._side) if each.destination.prefixlen == 0]
-            found = link.find_index(self._side, defaults[0].interface_index) if defaults else None
-            if found is None:
-                raise BadConfig(f"{self.config.where}: master is missing, and there is no default route")
-        if self.mtu > found.mtu:
-            raise BadConfig(
-                f"{self.config.where}: invalid MTU {self.mtu}, must be [0, master MTU({found.mtu})]"
-            )
-        return found
+        return upper.master(self.config, self._side, self.master, self.mtu)
 
     def add(self, previous: Result | None) -> Result:
         """Create the link in the pod, with its addresses; what failed is removed by delete()."""
         parent = self._parent()
         addresses = self.attachment.addresses.acquire()
-        found = self._create(parent)
+        found = upper.make(
+            self.attachment.namespaces, self._side, self.attachment.interface, partial(self._request, parent)
+        )
         interface = Interface(found.name, found.mac, self.attachment.netns)
         result = replace(
             configure.with_gateways(addresses),
@@ -73,25 +62,7 @@ class Macvlan:
         configure.announce(self.attachment.namespaces, found.name, result.ips)
         return result
 
-    def _create(self, parent: Link) -> Link:
-        """
-        Create under the final name, else under another one and rename it.
-
-        Kernels before 6.7 compare the name with the links of the node, too.
-        """
-        name = self.attachment.interface
-        try:
-            self._request(name, parent)
-        except KernelError as error:
-            if error.errno != errno.EEXIST or link.find(self.attachment.namespaces.pod, name):
-                raise
-            temporary = link.random_veth_name()
-            self._request(temporary, parent)
-            made = link.require(self.attachment.namespaces.pod, temporary, "macvlan")
-            self.attachment.namespaces.pod.request([link.set_link(made.index, name=name)])
-        return link.require(self.attachment.namespaces.pod, name, "macvlan")
-
-    def _request(self, name: str, parent: Link) -> None:
+    def _request(self, parent: Link, name: str) -> Request:
         request = link.create_macvlan(
             name,
             parent.index,
@@ -102,7 +73,7 @@ class Macvlan:
             group=self.attachment.group,
             broadcast_queue_length=self.broadcast_queue_length,
         )
-        self._side.request([replace(request, action=f"{request.action} on {parent.name}")])
+        return replace(request, action=f"{request.action} on {parent.name}")
 
     def check(self, previous: Result) -> None:
         """The link is a macvlan of this mode with the result's MAC, addresses and routes."""
@@ -122,13 +93,11 @@ class Macvlan:
 
     @classmethod
     def status(cls, config: PluginConfig) -> None:
-        """The master, where one is named, must be there."""
-        master = config.section.string("master")
-        if not master or config.section.boolean("linkInContainer"):
-            return
-        with Socket.open_host() as host:
-            if link.find(host, master) is None:
-                raise NotAvailable(f"{config.where}: master {master!r} does not exist")
+        """The kernel must know the kind; the master, where one is named, must be there."""
+        section = config.section
+        upper.require(
+            config, "macvlan", section.string("master"), is_in_pod=section.boolean("linkInContainer")
+        )
 
     @classmethod
     def collect(cls, config: PluginConfig, valid: Valid) -> None:

@@ -44,6 +44,8 @@ LONGEST_INTERPRETER = 253
 """BINPRM_BUF_SIZE (256, <linux/binfmts.h>) less "#!" and the end of the line."""
 UNDOING = ("dataDir", "ipMasq", "macspoofchk")
 """The keys that some delegate's delete() reads."""
+REQUIRED = ("links", "linksInContainer", "miimon", "mode", "vrfname", "master")
+"""Those that some delegate cannot do without, or that say what its delete() is to leave alone."""
 NEEDS = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
@@ -175,10 +177,12 @@ def _reduced(
         return kind(config, attachment), errors
     except BadConfig:
         dropped = (*config.keys_outside(UNDOING), "args", "runtimeConfig")
-    try:
-        return kind(config.execution(dict.fromkeys(dropped)), bare), errors
-    except BadConfig as error:
-        errors.append(error)
+    required = [each for each in dropped if each not in REQUIRED]
+    for keys in (dropped, required):
+        try:
+            return kind(config.execution(dict.fromkeys(keys)), bare), []
+        except BadConfig as error:
+            errors = [error]
     return kind(config.execution(dict.fromkeys((*dropped, *config.keys_outside(())))), bare), errors
 
 

@@ -17,7 +17,7 @@ from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import CheckFailed, KernelError
 from meta_cni.cni.result import DNS, Address, IPConfig, Result
 from meta_cni.cni.result import Route as ResultRoute
-from meta_cni.linux import address, link, route, rule, sysctl
+from meta_cni.linux import address, link, route, rule, sysctl, vrf
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.route import RT_SCOPE_LINK, RT_TABLE_MAIN, Route
@@ -123,7 +123,7 @@ def _check_routes(namespaces: Namespaces, found: Link, own: Sequence[IPConfig], 
             each.destination == wanted.destination
             and each.interface_index == found.index
             and (hop is None or each.gateway in hops)
-            for table in tables_of(namespaces, wanted, own)
+            for table in (*tables_of(namespaces, wanted, own), *_vrf_table(namespaces, found))
             for each in route.dump(namespaces.pod, table)
         )
         if not is_there:
@@ -139,6 +139,12 @@ def tables_of(namespaces: Namespaces, wanted: ResultRoute, own: Sequence[IPConfi
     for each in rule.dump(namespaces.pod):
         if any(each.is_from(one.address.ip) for one in own):
             yield each.table
+
+
+def _vrf_table(namespaces: Namespaces, found: Link) -> tuple[int, ...]:
+    """Where the routes of a link went that another plugin put into a VRF."""
+    its = link.find_index(namespaces.pod, found.master) if found.master else None
+    return (vrf.table_of(its),) if vrf.table_of(its) else ()
 
 
 def announce(namespaces: Namespaces, interface: str, addresses: Sequence[IPConfig]) -> None:

@@ -80,6 +80,11 @@ def number(value: bytes | None) -> int:
     return int(struct.unpack("=I", value)[0]) if value else 0
 
 
+def number16(value: bytes | None) -> int:
+    """A number of 16 bits; 0 where there is no such attribute."""
+    return int(struct.unpack("=H", value)[0]) if value else 0
+
+
 def string(value: bytes | None) -> str:
     """A string without its NUL; empty where there is no such attribute."""
     return (value or b"").rstrip(b"\0").decode(errors="surrogateescape")

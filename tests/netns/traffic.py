@@ -26,11 +26,14 @@ def own_namespace() -> int:
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def source_seen(sender: int, receiver: int, address: str, *, wait_s: float = WAIT_S, bind: str = "") -> str:
+def source_seen(
+    sender: int, receiver: int, address: str, *, wait_s: float = WAIT_S, bind: str = "", device: str = ""
+) -> str:
     """
     Send UDP from one namespace to an address in another: who the receiver says sent it.
 
-    Empty when nothing arrives. `bind` is the sender's own address, where it has several.
+    Empty when nothing arrives. `bind` is the sender's own address, where it has several; `device` the
+    link or VRF that it sends by.
     """
     family = sockets.AF_INET6 if ":" in address else sockets.AF_INET
 
@@ -41,6 +44,8 @@ def source_seen(sender: int, receiver: int, address: str, *, wait_s: float = WAI
         inbound.bind(("", PORT))
         if bind:
             outbound.bind((bind, 0))
+        if device:
+            outbound.setsockopt(sockets.SOL_SOCKET, sockets.SO_BINDTODEVICE, device.encode())
         deadline = time.monotonic() + wait_s
         while (
             time.monotonic() < deadline
@@ -54,14 +59,14 @@ def source_seen(sender: int, receiver: int, address: str, *, wait_s: float = WAI
     return ""
 
 
-def is_reached(sender: int, receiver: int, address: str) -> bool:
+def is_reached(sender: int, receiver: int, address: str, *, device: str = "") -> bool:
     """Does UDP arrive?"""
-    return bool(source_seen(sender, receiver, address))
+    return bool(source_seen(sender, receiver, address, device=device))
 
 
-def is_refused(sender: int, receiver: int, address: str) -> bool:
+def is_refused(sender: int, receiver: int, address: str, *, device: str = "") -> bool:
     """Does UDP not arrive, though it is tried several times?"""
-    return not source_seen(sender, receiver, address, wait_s=SILENCE_S)
+    return not source_seen(sender, receiver, address, wait_s=SILENCE_S, device=device)
 
 
 class Wire:

@@ -1,0 +1,68 @@
+"""
+dummy: a link that leads nowhere, for addresses of the pod (containernetworking/plugins, main/dummy).
+
+Unlike the reference: an interface of the node may have the same name, and a failing ADD is undone.
+"""
+
+from dataclasses import replace
+
+from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.errors import BadConfig, CheckFailed
+from meta_cni.cni.result import Interface, Result
+from meta_cni.delegate import Attachment, Valid, detach, unimplemented
+from meta_cni.linux import configure, link, upper
+
+
+class Dummy:
+    """One attachment."""
+
+    def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
+        self.config = config
+        self.attachment = attachment
+        if attachment.addresses.is_none:
+            raise BadConfig(
+                f"{config.where}: ipam is missing: dummy interface requires an IPAM configuration: "
+                "expected one, for the link is there for its addresses"
+            )
+
+    def add(self, previous: Result | None) -> Result:
+        """Create the link in the pod, with its addresses; what failed is removed by delete()."""
+        namespaces, name = self.attachment.namespaces, self.attachment.interface
+        addresses = self.attachment.addresses.acquire()
+        namespaces.pod.request([link.create("dummy", name, group=self.attachment.group)])
+        made = link.require(namespaces.pod, name, "dummy")
+        result = replace(
+            configure.with_gateways(addresses),
+            interfaces=(Interface(name, made.mac, self.attachment.netns),),
+            ips=tuple(replace(each, interface=0) for each in addresses.ips),
+            dns=configure.dns_over(self.config, addresses.dns),
+        )
+        configure.configure(namespaces, made, result)
+        return result
+
+    def check(self, previous: Result) -> None:
+        """The link is a dummy, up, with the result's MAC, addresses and routes."""
+        found = configure.check(self.attachment.namespaces, self.attachment.interface, previous)
+        if found.kind != "dummy":
+            raise CheckFailed(f"check {found.name}: it is {found.kind or 'a device'}: expected dummy")
+        if not found.is_up:
+            raise CheckFailed(f"check {found.name}: it is down")
+        self.attachment.addresses.check(previous)
+
+    def delete(self) -> None:
+        """Delete the link, then give the addresses back."""
+        detach(self.attachment)
+
+    @classmethod
+    def status(cls, config: PluginConfig) -> None:
+        """The kernel must know the kind."""
+        upper.require(config, "dummy", "", is_in_pod=True)
+
+    @classmethod
+    def collect(cls, config: PluginConfig, valid: Valid) -> None:
+        """The links died with the pod's namespace; there is nothing else."""
+
+    @classmethod
+    def refuses(cls, config: PluginConfig) -> str:
+        """Keys that only the binary knows."""
+        return unimplemented(config, ())
