@@ -172,39 +172,55 @@ class RawObject:
 
     def put(self, key: str, value: object) -> "RawObject":
         """The object with a member set (in place when it is there, in any case, else at the end)."""
+        if isinstance(value, str) and self.decoded.get(key) == value and self._is_alone(key):
+            return self
         return self.put_text(key, _encode(value))
+
+    def _is_alone(self, key: str) -> bool:
+        """The member is there once, in whatever case."""
+        folded = key.casefold()
+        return sum(name.casefold() == folded for name, _ in self.members) == 1
 
     def put_text(self, key: str, text: str) -> "RawObject":
         """As put(), with the value's JSON text."""
+        folded = key.casefold()
         kept: list[tuple[str, str]] = []
         is_put = False
         for name, old in self.members:
-            if name.casefold() != key.casefold():
+            if name.casefold() != folded:
                 kept.append((name, old))
             elif not is_put:
                 kept.append((key, text))
                 is_put = True
         if not is_put:
             kept.append((key, text))
-        decoded = {name: value for name, value in self.decoded.items() if name.casefold() != key.casefold()}
+        decoded = {name: value for name, value in self.decoded.items() if name.casefold() != folded}
         return RawObject(tuple(kept), {**decoded, key: _DECODER.decode(text)})
 
     def drop(self, key: str) -> "RawObject":
         """The object without a member, in whatever case it was written."""
         folded = key.casefold()
         kept = tuple(member for member in self.members if member[0].casefold() != folded)
+        if len(kept) == len(self.members):
+            return self
         decoded = {name: value for name, value in self.decoded.items() if name.casefold() != folded}
         return RawObject(kept, decoded)
 
     def text(self) -> str:
         """The object as JSON text."""
-        return "{" + ",".join(f"{_encode(key)}:{text}" for key, text in self.members) + "}"
+        return "{" + ",".join(f"{_encode_key(key)}:{text}" for key, text in self.members) + "}"
 
 
 def _encode(value: object) -> str:
     """JSON text; a lone surrogate, which UTF-8 cannot write, keeps its escape."""
     text = _ENCODER.encode(value)
     return json.dumps(value, separators=(",", ":")) if _SURROGATE.search(text) else text
+
+
+@lru_cache(maxsize=256)
+def _encode_key(key: str) -> str:
+    """There are few keys, and many objects."""
+    return _encode(key)
 
 
 def _skip_space(text: str, index: int) -> int:
@@ -430,14 +446,19 @@ class PluginConfig:
         raw = self.raw.put("cniVersion", self.cni_version).put("name", self.network)
         for key, value in injected.items():
             raw = raw.drop(key) if value is None else raw.put(key, value)
-        return replace(self, raw=raw, section=Section(self.section.where, raw.values()))
+        if raw is self.raw:
+            return self
+        section = Section(self.section.where, raw.values())
+        return PluginConfig(self.network, self.cni_version, self.type, self.capabilities, raw, section)
 
 
+@lru_cache(maxsize=256)
 def parse_plugin(text: str | bytes, where: str, *, network: str = "", cni_version: str = "") -> PluginConfig:
     """
     Read one plugin object; `network` and `cni_version` come from its list where it stands in one.
 
-    Raises DecodeFailure when it is no JSON object, BadConfig when a common key is wrong.
+    Raises DecodeFailure when it is no JSON object, BadConfig when a common key is wrong. The newest
+    texts are remembered: DELs and CHECKs read what ADDs have recorded.
     """
     raw = RawObject.parse(text, where)
     section = Section(where, raw.values())

@@ -342,8 +342,8 @@ def _previous(record: Record) -> Mapping[str, Any] | None:
     """The Result as prevResult; None where there is none, or none yet (before 0.4.0)."""
     if record.result is None or not at_least(record.cni_version, "0.4.0"):
         return None
-    if record.cni_version == NEWEST:
-        return record.result
+    if at_least(record.cni_version, "1.0.0"):  # they differ in nothing that a result has
+        return {**record.result, "cniVersion": record.cni_version}
     return results.to_json(results.parse(record.result, NEWEST), record.cni_version)
 
 

@@ -9,11 +9,11 @@ plugin's (plugins/ipam/host-local), so that either program continues where the o
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
-from meta_cni.cni.config import PluginConfig, Section
+from meta_cni.cni.config import PluginConfig, RawObject, Section
 from meta_cni.cni.errors import (
     AddressesExhausted,
     AlreadyAttached,
@@ -200,20 +200,29 @@ def parse(config: PluginConfig, cni_args: Mapping[str, str]) -> Options:
     section = config.ipam
     assert section is not None
     runtime = config.section.section("runtimeConfig")
-    sets = ranges.parse_sets(section)
+    sets, routes = _fixed(section.where, config.raw.text_of("ipam") or "")
     if runtime is not None and runtime.value("ipRanges") is not None:
         sets = (*ranges.parse_list(runtime, "ipRanges"), *sets)
+        ranges.check_sets(sets, section.where)
     if not sets:
         raise BadConfig(f"{section.where}: no IP ranges specified: expected ranges, a list of range sets")
-    ranges.check_sets(sets, section.where)
     keys.require_one_per_family(config, (each[0].subnet.version for each in sets))
     return Options(
         sets=sets,
-        routes=section.routes("routes"),
+        routes=routes,
         resolv_conf=section.string("resolvConf"),
         directory=_directory(config, section),
         requested=_asked(config, cni_args),
     )
+
+
+@lru_cache(maxsize=256)
+def _fixed(where: str, text: str) -> tuple[tuple[RangeSet, ...], tuple[Route, ...]]:
+    """Ranges and routes in the JSON text of an ipam section: the same for every pod of a network."""
+    section = Section(where, RawObject.parse(text, where).values())
+    sets = ranges.parse_sets(section)
+    ranges.check_sets(sets, where)
+    return sets, section.routes("routes")
 
 
 def _directory(config: PluginConfig, section: Section) -> Path:
