@@ -28,6 +28,8 @@
 #define PROTOCOL "meta-cni 1"
 #define LONGEST_STDIN (16u << 20)
 #define LONGEST_ANSWER (64u << 20)
+#define SMALL 16384
+#define PIECE 4096
 #define TRY_AGAIN_LATER 11 /* CNI 1.1.0 */
 #define NOT_AVAILABLE 50
 #define IO_FAILURE 5
@@ -40,9 +42,11 @@ extern char **environ;
 static const char *const SENT[] = {"CNI_",	  "META_CNI_",	 "PATH=", "TRACEPARENT=",
 				   "TRACESTATE=", "BAGGAGE=", NULL};
 
+/* Small ones need no memory but the stack's. */
 struct bytes {
 	char *data;
 	size_t length, room;
+	char first[SMALL];
 };
 
 static const char *variable(const char *name, const char *otherwise)
@@ -56,27 +60,27 @@ static int is(const char *command)
 	return strcmp(variable("CNI_COMMAND", ""), command) == 0;
 }
 
-/* One CNI error object; what is in it needs no escaping. */
-static int fail(int code, const char *doing, const char *what)
+static void empty(struct bytes *buffer)
 {
-	printf("{\"cniVersion\":\"1.1.0\",\"code\":%d,\"msg\":\"%s %s: %s\"}\n", code, doing, what,
-	       strerror(errno));
-	fflush(stdout);
-	return 1;
+	buffer->data = buffer->first;
+	buffer->length = 0;
+	buffer->room = SMALL;
 }
 
 static int room_for(struct bytes *buffer, size_t more)
 {
-	size_t room = buffer->room ? buffer->room : 65536;
+	size_t room = buffer->room;
 	char *data;
 
+	if (buffer->length + more <= room)
+		return 0;
 	while (room < buffer->length + more)
 		room *= 2;
-	if (room == buffer->room)
-		return 0;
-	data = realloc(buffer->data, room);
+	data = realloc(buffer->data == buffer->first ? NULL : buffer->data, room);
 	if (!data)
 		return -1;
+	if (buffer->data == buffer->first)
+		memcpy(data, buffer->first, buffer->length);
 	buffer->data = data;
 	buffer->room = room;
 	return 0;
@@ -97,9 +101,9 @@ static int read_all(int descriptor, struct bytes *buffer, size_t longest)
 	ssize_t got;
 
 	for (;;) {
-		if (room_for(buffer, 65536))
+		if (room_for(buffer, PIECE))
 			return -1;
-		got = read(descriptor, buffer->data + buffer->length, 65536);
+		got = read(descriptor, buffer->data + buffer->length, buffer->room - buffer->length);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
@@ -128,6 +132,41 @@ static int write_all(int descriptor, const struct bytes *buffer)
 	return 0;
 }
 
+/* A number in decimal digits, at least so many. */
+static int append_number(struct bytes *buffer, unsigned long long number, int digits)
+{
+	char text[24];
+	int at = sizeof text;
+
+	do {
+		text[--at] = (char)('0' + number % 10);
+		number /= 10;
+		digits--;
+	} while (number || digits > 0);
+	return append(buffer, text + at, sizeof text - (size_t)at);
+}
+
+static int append_text(struct bytes *buffer, const char *text)
+{
+	return append(buffer, text, strlen(text));
+}
+
+/* One CNI error object; what is in it needs no escaping. */
+static int fail(int code, const char *doing, const char *what)
+{
+	const char *why = strerror(errno);
+	struct bytes text;
+
+	empty(&text);
+	if (append_text(&text, "{\"cniVersion\":\"1.1.0\",\"code\":") ||
+	    append_number(&text, (unsigned)code, 1) || append_text(&text, ",\"msg\":\"") ||
+	    append_text(&text, doing) || append_text(&text, " ") || append_text(&text, what) ||
+	    append_text(&text, ": ") || append_text(&text, why) || append_text(&text, "\"}\n") ||
+	    write_all(STDOUT_FILENO, &text))
+		return 1; /* there is nobody to be told */
+	return 1;
+}
+
 static int is_sent(const char *entry)
 {
 	int n;
@@ -141,18 +180,20 @@ static int is_sent(const char *entry)
 /* "meta-cni 1 request VARIABLES STDIN\n", the variables each with its NUL, standard input. */
 static int frame(struct bytes *request)
 {
-	struct bytes variables = {0}, given = {0};
-	char head[80];
-	int n, length;
+	struct bytes variables, given;
+	int n;
 
+	empty(&variables);
+	empty(&given);
+	empty(request);
 	for (n = 0; environ[n]; n++)
 		if (is_sent(environ[n]) && append(&variables, environ[n], strlen(environ[n]) + 1))
 			return -1;
 	if (read_all(STDIN_FILENO, &given, LONGEST_STDIN))
 		return -1;
-	length = snprintf(head, sizeof head, PROTOCOL " request %zu %zu\n", variables.length, given.length);
-	return append(request, head, (size_t)length) ||
-	       append(request, variables.data, variables.length) ||
+	return append_text(request, PROTOCOL " request ") || append_number(request, variables.length, 1) ||
+	       append_text(request, " ") || append_number(request, given.length, 1) ||
+	       append_text(request, "\n") || append(request, variables.data, variables.length) ||
 	       append(request, given.data, given.length);
 }
 
@@ -181,11 +222,13 @@ static int connected(const char *path)
 /* The exit code when the whole answer was printed, -1 when there is none, -2 for another protocol. */
 static int ask(int daemon, const struct bytes *request)
 {
-	struct bytes answer = {0};
-	size_t length;
-	char *body;
-	int code, at = 0;
+	static const char head[] = PROTOCOL " answer ";
+	struct bytes answer;
+	unsigned long length;
+	char *at;
+	long code;
 
+	empty(&answer);
 	if (write_all(daemon, request) && errno != EPIPE) /* a refusal may be there all the same */
 		return -1;
 	shutdown(daemon, SHUT_WR);
@@ -198,18 +241,24 @@ static int ask(int daemon, const struct bytes *request)
 		return -1;
 	}
 	answer.data[answer.length] = 0;
-	if (sscanf(answer.data, PROTOCOL " answer %d %zu%n", &code, &length, &at) != 2 || answer.data[at] != '\n')
+	code = 0;
+	length = 0;
+	at = NULL;
+	if (strncmp(answer.data, head, sizeof head - 1) == 0) {
+		code = strtol(answer.data + sizeof head - 1, &at, 10);
+		length = strtoul(at, &at, 10);
+	}
+	if (!at || *at != '\n')
 		return memchr(answer.data, '\n', answer.length) ? -2 : (errno = ECONNRESET, -1);
-	body = answer.data + at + 1;
-	if (answer.length - (size_t)at - 1 != length) {
+	answer.length -= (size_t)(++at - answer.data);
+	answer.data = at;
+	if (answer.length != length) {
 		errno = ECONNRESET;
 		return -1;
 	}
-	answer.data = body;
-	answer.length = length;
 	if (write_all(STDOUT_FILENO, &answer))
 		return 1;
-	return code;
+	return (int)code;
 }
 
 static int sync_directory(const char *path)
@@ -238,21 +287,25 @@ static int written(const char *path, const struct bytes *request)
 static int spool(const struct bytes *request)
 {
 	const char *directory = variable("META_CNI_SPOOL", SPOOL);
-	char path[4096], temporary[4096 + 8];
+	struct bytes path, temporary;
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	mkdir(directory, 0700);
-	if (snprintf(path, sizeof path, "%s/%020lld%09ld-%ld.request", directory, (long long)now.tv_sec,
-		     now.tv_nsec, (long)getpid()) >= (int)sizeof path) {
-		errno = ENAMETOOLONG;
+	empty(&path);
+	empty(&temporary);
+	if (append_text(&path, directory) || append_text(&path, "/") ||
+	    append_number(&path, (unsigned long long)now.tv_sec, 20) ||
+	    append_number(&path, (unsigned long long)now.tv_nsec, 9) || append_text(&path, "-") ||
+	    append_number(&path, (unsigned long long)getpid(), 1) || append_text(&path, ".request") ||
+	    append(&temporary, path.data, path.length) || append(&temporary, ".new", 5) ||
+	    append(&path, "", 1))
 		return fail(IO_FAILURE, "spool DEL in", directory);
-	}
-	snprintf(temporary, sizeof temporary, "%s.new", path);
-	if (written(temporary, request) || rename(temporary, path) || sync_directory(directory)) {
+	if (written(temporary.data, request) || rename(temporary.data, path.data) ||
+	    sync_directory(directory)) {
 		int why = errno;
 
-		unlink(temporary);
+		unlink(temporary.data);
 		errno = why;
 		return fail(IO_FAILURE, "spool DEL in", directory);
 	}
@@ -262,13 +315,13 @@ static int spool(const struct bytes *request)
 int main(void)
 {
 	const char *path = variable("META_CNI_SOCKET", SOCKET);
-	struct bytes request = {0};
+	struct bytes request;
 	int daemon, code = -1;
 
 	signal(SIGPIPE, SIG_IGN); /* a daemon that goes away is an error of write() */
 	if (is("VERSION")) {
-		fputs(VERSIONS, stdout);
-		return fflush(stdout) ? 1 : 0;
+		empty(&request);
+		return append_text(&request, VERSIONS) || write_all(STDOUT_FILENO, &request);
 	}
 	if (frame(&request))
 		return fail(IO_FAILURE, "read", "standard input");
