@@ -382,7 +382,7 @@ def test_devices_that_are_no_addresses_are_handed_on_as_they_are(worker: Node, f
     worker.add()
 
     assert "device-info" not in worker.status()[1]
-    record = json.loads((worker.root / "state" / "ledger" / "sandbox").read_bytes().partition(b"\n")[2])
+    record = json.loads((worker.root / "state" / "ledger" / "sandbox").read_bytes().splitlines()[1])
     assert [True, "3f2a-7"] == [
         record["records"][1]["executed"][0]["is_builtin"],
         record["records"][1]["device"],
@@ -598,7 +598,7 @@ def test_a_damaged_entry_keeps_no_file(informed: Node):
     plugin_wrote(informed, json.dumps(INFO))
     informed.add()
     entry = informed.root / "state" / "ledger" / "sandbox"
-    entry.write_bytes(entry.read_bytes()[:-1])
+    entry.write_bytes(entry.read_bytes()[:200])
 
     assert "device-info telco-info-sandbox_net1" in informed.fail("DEL")["msg"]
 
