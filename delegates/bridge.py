@@ -151,7 +151,7 @@ class Bridge:
         if self.is_spoof_checked:  # before the pod's end is up
             made = link.require(self.attachment.namespaces.pod, self.attachment.interface, "veth")
             spoof.setup(self.guarded, host_name, made.mac)
-        ips = tuple(replace(each, interface=POD) for each in addresses.ips)
+        ips = tuple(IPConfig(each.address, each.gateway, POD) for each in addresses.ips)
         addresses = replace(addresses, ips=ips)
         pod_end = configure.configure(
             self.attachment.namespaces,

@@ -7,6 +7,7 @@ runtimeConfig, and the valid attachments of a GC.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from meta_cni.cni import request as requests
 from meta_cni.cni import result as results
@@ -30,11 +31,13 @@ class Configuration:
     """`cni.dev/valid-attachments` of a GC; None when absent."""
 
 
+@lru_cache(maxsize=16)
 def read_configuration(text: str | bytes) -> Configuration:
     """
     Read our own configuration; raises DecodeFailure (6), BadConfig (7) or IncompatibleVersion (1).
 
-    Problems with our own keys do not stop a DEL, so they are returned.
+    Problems with our own keys do not stop a DEL, so they are returned. A runtime gives the same to
+    every ADD, so the newest texts are remembered.
     """
     raw = RawObject.parse(text, "standard input")
     section = Section("configuration", raw.values())

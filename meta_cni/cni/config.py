@@ -452,6 +452,12 @@ class PluginConfig:
         return PluginConfig(self.network, self.cni_version, self.type, self.capabilities, raw, section)
 
 
+@lru_cache(maxsize=64)
+def _folded(known: tuple[str, ...]) -> frozenset[str]:
+    """Keys in whatever case, those that every configuration may have among them."""
+    return frozenset(key.casefold() for key in (*known, *COMMON_KEYS, *LIST_KEYS))
+
+
 @lru_cache(maxsize=256)
 def parse_plugin(text: str | bytes, where: str, *, network: str = "", cni_version: str = "") -> PluginConfig:
     """

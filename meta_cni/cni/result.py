@@ -403,7 +403,8 @@ def merge(results: tuple[Result, ...]) -> Result:
     for each in results:
         shift = len(merged.interfaces)
         shifted = (
-            replace(ip, interface=None if ip.interface is None else ip.interface + shift) for ip in each.ips
+            IPConfig(ip.address, ip.gateway, None if ip.interface is None else ip.interface + shift)
+            for ip in each.ips
         )
         merged = Result(
             interfaces=(*merged.interfaces, *each.interfaces),

@@ -14,6 +14,7 @@ from meta_cni.ipam.static import Static
 
 KEYS = {"host-local": host_local.KEYS, "static": static.KEYS}
 """The IPAM types that are built in, and the keys they implement."""
+FOLDED = {name: frozenset(key.casefold() for key in keys) for name, keys in KEYS.items()}
 
 
 class Nothing:
@@ -92,8 +93,7 @@ def refuses(config: PluginConfig) -> str:
         return ""
     if plugin_type not in KEYS:
         return f"type {plugin_type} is not built in"
-    known = {key.casefold() for key in KEYS[plugin_type]}
-    unknown = sorted(key for key in section.values if key.casefold() not in known)
+    unknown = sorted(key for key in section.values if key.casefold() not in FOLDED[plugin_type])
     return f"{', '.join(unknown)} of {plugin_type} is not built in" if unknown else ""
 
 

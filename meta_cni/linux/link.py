@@ -8,7 +8,7 @@ MTU, group, the bridge as master and the host end up: creating and then moving c
 import errno
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +43,7 @@ IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33
 GROUP_MAC = bytes.fromhex("010000000000")
 """No link can have it."""
 GONE = frozenset((errno.ENODEV,))
+NOTHING: frozenset[int] = frozenset()
 QUEUES = 1
 """tx and rx queues of a veth end: one a CPU, the kernel's default, makes it four times as slow."""
 
@@ -128,12 +129,12 @@ def data_of(found: Link) -> dict[int, bytes]:
 
 def find(socket: Socket, name: str) -> Link | None:
     """The link of a name; None when there is none."""
-    return _find(socket, _look_up(name))
+    return _find(socket, _look_up(name, GONE))
 
 
 def indexes(socket: Socket, names: Sequence[str]) -> dict[str, int]:
     """The indexes of the links of these names, as far as there are any, asked for in one datagram."""
-    replies = socket.request([replace(_look_up(each), tolerate=GONE) for each in names])
+    replies = socket.request([_look_up(each, GONE) for each in names])
     return {name: _index(reply.echoed[0]) for name, reply in zip(names, replies, strict=True) if reply.echoed}
 
 
@@ -143,23 +144,23 @@ def _index(body: bytes) -> int:
 
 def find_index(socket: Socket, index: int) -> Link | None:
     """The link of an index; None when there is none."""
-    return _find(socket, look_up_index(index))
+    return _find(socket, look_up_index(index, GONE))
 
 
-def _look_up(name: str) -> Request:
+def _look_up(name: str, tolerate: frozenset[int] = NOTHING) -> Request:
     message = pack.link(WITHOUT_STATISTICS + pack.text(IFLA_IFNAME, name))
-    return Request(f"look up link {name}", message, RTM_GETLINK, is_question=True)
+    return Request(f"look up link {name}", message, RTM_GETLINK, 0, tolerate, is_question=True)
 
 
-def look_up_index(index: int) -> Request:
+def look_up_index(index: int, tolerate: frozenset[int] = NOTHING) -> Request:
     """Ask for a link, for a batch whose answer found_in() reads."""
     message = pack.link(WITHOUT_STATISTICS, index=index)
-    return Request(f"look up link {index}", message, RTM_GETLINK, is_question=True)
+    return Request(f"look up link {index}", message, RTM_GETLINK, 0, tolerate, is_question=True)
 
 
 def names(socket: Socket, indexes: Sequence[int]) -> dict[int, str]:
     """The names of the links of these indexes, as far as there are any, asked for in one datagram."""
-    replies = socket.request([replace(look_up_index(each), tolerate=GONE) for each in indexes])
+    replies = socket.request([look_up_index(each, GONE) for each in indexes])
     found = {index: reply.echoed for index, reply in zip(indexes, replies, strict=True)}
     return {index: parse(echoed[0]).name for index, echoed in found.items() if echoed}
 
@@ -170,7 +171,7 @@ def found_in(reply: Reply) -> Link:
 
 
 def _find(socket: Socket, request: Request) -> Link | None:
-    (reply,) = socket.request([replace(request, tolerate=GONE)])
+    (reply,) = socket.request([request])
     return found_in(reply) if reply.echoed else None
 
 

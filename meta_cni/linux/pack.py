@@ -65,13 +65,14 @@ def split(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     """As split(), by their numbers: for messages in which each is there once."""
     found: dict[int, bytes] = {}
-    end = len(data) - ATTRIBUTE.size
+    unpack = ATTRIBUTE.unpack_from
+    end = len(data) - 4
     while offset <= end:
-        length, kind = ATTRIBUTE.unpack_from(data, offset)
-        if length < ATTRIBUTE.size:
+        length, kind = unpack(data, offset)
+        if length < 4:
             break
-        found[kind & NLA_TYPE_MASK] = data[offset + ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
+        found[kind & 0x3FFF] = data[offset + 4 : offset + length]  # NLA_TYPE_MASK
+        offset += length + 3 & ~3
     return found
 
 
