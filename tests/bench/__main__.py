@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,16 @@ def prepared(
 
 
 def access(api: Path) -> dict[str, Any]:
-    """The keys by which our daemon finds the objects."""
+    """The keys by which our daemon finds the objects: the API server, or files where we cannot ask one yet."""
+    if find_spec("meta_cni.k8s.api_store"):
+        return {"kubeconfig": str(api / "kubeconfig")}
     store = api / "store"
     if not store.exists():
         store.mkdir()
-        for number, each in enumerate(json.loads((api / "objects.json").read_text())):
-            if each["metadata"]["namespace"] == node.OURS:
-                (store / f"{number}.json").write_text(json.dumps(each))
+        objects = json.loads((api / "objects.json").read_text())
+        mine = [each for each in objects if each["metadata"]["namespace"] == node.OURS]
+        (store / "objects.json").write_text(json.dumps({"items": mine}))
+        os.utime(store / "objects.json", (1, 1))
     return {"store": {"directory": str(store)}}
 
 
