@@ -92,7 +92,7 @@ def prepared(
 
 
 def access(api: Path) -> dict[str, Any]:
-    """The keys by which our daemon finds the objects: the API server, or files where we cannot ask one yet."""
+    """The keys by which our daemon finds objects: at the API server, in files where it cannot ask one."""
     if find_spec("meta_cni.k8s.api_store"):
         return {"kubeconfig": str(api / "kubeconfig")}
     store = api / "store"

@@ -1,0 +1,91 @@
+"""What the report says must be what was measured."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench import plot, report
+from tests.bench.plugins import CHAINED, TYPES
+
+README = Path(__file__).parents[3] / "README.md"
+
+
+VERBS = ("ADD", "CHECK", "DEL")
+
+
+def samples(*keys: str, ms: float = 1.0) -> dict[str, Any]:
+    """The same figure for each key."""
+    return {key: {"p50": ms, "p99": 2 * ms} for key in keys}
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    """A run without anybody to be compared with but the kernel."""
+    whose = [f"{who}/{verb}" for who in ("ours", "floor") for verb in VERBS]
+    interfaces = {f"{each}/{n}": {"p50": float(n), "p99": 9.0} for each in whose for n in (1, 2, 4, 8)}
+    every = [f"ours/{each}/{verb}" for each in (*TYPES, *CHAINED) for verb in VERBS]
+    return {
+        "machine": {"kernel": "6.18", "cores": 2},
+        "peers": {"reference plugins": "v1.9.1"},
+        "programs": samples("empty static program", "shim, no daemon", "shim, daemon answers at once"),
+        "interfaces": interfaces,
+        "at once": {
+            **samples(*(f"ours/{verb}/{n}" for verb in VERBS for n in (1, 10, 50))),
+            "cpu_ms": {f"ours/{verb}/1/cpu": 3.0 for verb in VERBS},
+        },
+        "latencies": samples(*(f"ours/{verb}/{n}" for verb in VERBS for n in (0, 5, 50))),
+        "executed": samples("ours, executed/ADD", "ours, executed/DEL"),
+        "plugins": samples("floor//ADD", "floor//DEL", *every),
+        "memory": {"ours": {"at rest": 30.0, "50 at once": 33.0, "after 1 000 pods": 34.0}},
+        "pairs": {"every": 1000, "mb": [34.0, 34.0, 34.5]},
+        "growth": {"pods": {"0": samples(*VERBS), "5000": samples(*VERBS)}, "mb": 36.0},
+        "cold": samples(*(f"ours/{verb}" for verb in VERBS)),
+    }
+
+
+def line(text: str, start: str) -> str:
+    """The line that begins so."""
+    return next(each for each in text.splitlines() if each.startswith(start))
+
+
+def test_an_aim_that_was_missed_is_marked(document: dict[str, Any]):
+    """Nobody should have to compare the columns."""
+    start = "DEL, 4 built-in interfaces / the kernel"
+    reached = line(report.text(document), start)
+
+    document["interfaces"]["ours/DEL/4"]["p50"] = 8.4
+    missed = line(report.text(document), start)
+
+    assert (["1.00", "2.00"], ["2.10", "2.00", "*"]) == (reached.split()[-2:], missed.split()[-3:])
+
+
+def test_who_is_not_there_is_not_compared_with(document: dict[str, Any]):
+    """Without Multus the same report is made against the kernel."""
+    text = report.text(document)
+
+    assert "Multus" not in text
+    assert "kernel alone" in text
+
+
+def test_a_report_replaces_the_one_before():
+    """And nothing else in the file."""
+    before = f"# x\n{report.BEGIN}\nold\n{report.END}\nrest\n"
+
+    assert f"# x\n{report.BEGIN}\n```\nnew\n```\n{report.END}\nrest\n" == report.put_into(before, "new")
+
+
+def test_the_readme_has_a_place_for_the_report():
+    """Without the markers it would be lost."""
+    text = README.read_text()
+
+    assert (1, 1) == (text.count(report.BEGIN), text.count(report.END))
+
+
+def test_the_picture_has_a_line_for_everybody_who_was_measured(document: dict[str, Any]):
+    """Both verbs, two contestants."""
+    found = ET.fromstring(plot.svg(document))
+
+    lines = found.findall(".//{http://www.w3.org/2000/svg}polyline")
+    assert 4 == len(lines)
