@@ -44,7 +44,9 @@ from meta_cni.engine.ledger import Entry, Executed, Record
 from meta_cni.engine.plan import GROUP_BASE, Execution
 from meta_cni.ipam import host_local
 from meta_cni.ipam.directories import Directories
+from meta_cni.k8s import access
 from meta_cni.k8s.allocation import Allocation
+from meta_cni.k8s.api_store import ApiStore, Server
 from meta_cni.k8s.file_store import FileStore
 from meta_cni.k8s.kubelet import Kubelet
 from meta_cni.k8s.store import Store
@@ -61,6 +63,8 @@ DATA_DIRECTORY = re.compile(rb'dataDir\\*"\s*:\s*\\*"(/[^"\\]+)')
 """host-local's key as it stands in a configuration, and as it stands in a JSON string in an entry."""
 SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
+API_ALLOWANCE_S = 20.0
+"""What one request may wait for the API server, by all its calls together."""
 LOG = logging.getLogger("meta_cni")
 
 
@@ -87,6 +91,8 @@ class Memory:
         self.kubelets: dict[tuple[str, float], Kubelet] = {}
         """Those that were asked for a pod's devices so far, by directory and time-out: one, as a rule."""
         self._stores: dict[tuple[str, str], FileStore] = {}
+        self._servers: dict[str, Server] = {}
+        """API servers, by the kubeconfig that leads there; empty for the one we are a pod of."""
 
     def learn(self, network: str, addresses: ipam.Addresses) -> None:
         """A pool that is in use."""
@@ -114,16 +120,21 @@ class Memory:
         """The store in a directory, with what it has read so far."""
         return self._stores.setdefault((directory, state), FileStore(Path(directory), Path(state)))
 
+    def server(self, kubeconfig: str) -> Server:
+        """The API server that a kubeconfig leads to, or the one we are a pod of, with its connections."""
+        known = self._servers.get(kubeconfig)
+        if known is None:
+            found = access.of_kubeconfig(Path(kubeconfig)) if kubeconfig else access.in_cluster(os.environ)
+            known = self._servers.setdefault(kubeconfig, Server(found))
+        return known
+
 
 def store_of(settings: Settings, memory: Memory) -> Store | None:
-    """Where objects are kept; None when the configuration names no store."""
+    """Where objects are kept: files, else a cluster; None when the configuration names neither."""
     if settings.store_directory:
         return memory.file_store(settings.store_directory, f"{settings.cni_dir}/objects")
-    if settings.kubeconfig:
-        raise BadConfig(
-            f"configuration: kubeconfig {settings.kubeconfig!r}: "
-            "there is no access to the API in this version: expected store"
-        )
+    if settings.kubeconfig or access.is_in_cluster(os.environ):
+        return ApiStore(memory.server(settings.kubeconfig)).within(API_ALLOWANCE_S)
     return None
 
 

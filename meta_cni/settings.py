@@ -213,13 +213,14 @@ KEYS = (
         " looked up by name"),
     Key("cniDir", "cni_dir", _path, "/var/lib/cni/multus", "where the ledger is kept"),
     Key("binDir", "bin_dir", _path, "/opt/cni/bin", "searched for plugins before `CNI_PATH`"),
-    Key("kubeconfig", "kubeconfig", _string, "", "access to the Kubernetes API"),
     Key("kubeletDir", "kubelet_directory", _path, "/var/lib/kubelet", "the kubelet's directory; its socket"
         " `pod-resources/kubelet.sock` tells a pod's devices, `device-plugins/kubelet_internal_checkpoint`"
         " where nobody listens"),
     Key("kubeletTimeout", "kubelet_timeout_s", _seconds, "10", "seconds the kubelet has to tell them"),
     Key("deviceInfoDir", "device_info_directory", _path, "/var/run/k8s.cni.cncf.io/devinfo", "device-info"
         " files: `dp/` of device plugins, `cni/` of attachments"),
+    Key("kubeconfig", "kubeconfig", _string, "", "the Kubernetes API server and who we are there; in a"
+        " pod without it, the pod's service account"),
     Key("namespaceIsolation", "is_isolated", _boolean, "false", "pods may select only networks of their own"
         " namespace and of `globalNamespaces`"),
     Key("globalNamespaces", "global_namespaces", _names_by_comma, "default", "comma list; replaces the"

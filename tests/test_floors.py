@@ -54,6 +54,7 @@ DOORS = {
     "pyroute2": ("meta_cni/linux/",),
     "kubernetes": ("meta_cni/k8s/api_store.py",),
     "h2": ("meta_cni/k8s/grpc.py",),
+    "urllib3": ("meta_cni/k8s/api_store.py",),
     "prometheus_client": ("meta_cni/metrics.py",),
     "jsonschema": ("meta_cni/k8s/schema.py",),
     "yaml": ("meta_cni/k8s/", "meta_cni/cli.py"),

@@ -21,7 +21,18 @@ from typing import Any
 
 from meta_cni.cni.errors import IOFailure
 from meta_cni.k8s import schema
-from meta_cni.k8s.store import AlreadyExists, Conflict, Event, Invalid, Kind, NotFound, Object, merge_patch
+from meta_cni.k8s.store import (
+    EVERY,
+    AlreadyExists,
+    Conflict,
+    Event,
+    Invalid,
+    Kind,
+    NotFound,
+    Object,
+    Selector,
+    merge_patch,
+)
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAXIMUM_BYTES = 1 << 20
@@ -64,26 +75,33 @@ class FileStore:
         with self._locked():
             return self._current(kind, self._found(kind, namespace, name))
 
-    def list(self, kind: Kind, namespace: str | None = None) -> tuple[Sequence[Object], str]:
+    def list(
+        self, kind: Kind, namespace: str | None = None, selector: Selector = EVERY
+    ) -> tuple[Sequence[Object], str]:
         """The objects of a namespace, or of all, by name, and the newest resource version."""
         with self._locked():
             sources, _ = self._sources(kind)
             objects = [self._current(kind, source) for source in sources.values()]
             wanted = [each for each in objects if namespace in (None, each["metadata"]["namespace"])]
-            return wanted, str(self._version())
+            return [each for each in wanted if selector.matches(each)], str(self._version())
 
     def watch(
-        self, kind: Kind, namespace: str | None, resource_version: str, timeout_s: float
+        self,
+        kind: Kind,
+        namespace: str | None,
+        resource_version: str,
+        timeout_s: float,
+        selector: Selector = EVERY,
     ) -> Iterator[Event]:
         """What changed after a resource version, looked for by reading again; a BOOKMARK ends it."""
         deadline = time.monotonic() + timeout_s
         start = int(resource_version or 0)
         known: dict[str, Object] = {}
-        for each in self.list(kind, namespace)[0]:
+        for each in self.list(kind, namespace, selector)[0]:
             if int(each["metadata"]["resourceVersion"]) <= start:
                 known[_key(each)] = each
         while True:
-            objects, version = self.list(kind, namespace)
+            objects, version = self.list(kind, namespace, selector)
             present = {_key(each): each for each in objects}
             yield from _changes(known, present)
             known = present

@@ -6,7 +6,7 @@ on a directory of files works on a cluster.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ class Resource:
     group: str
     version: str
     plural: str
+    is_namespaced: bool = True
 
     @property
     def api_version(self) -> str:
@@ -31,7 +32,7 @@ class Resource:
 
 
 class Kind(Enum):
-    """The kinds we read and write; all are namespaced."""
+    """The kinds we read and write."""
 
     POD = Resource("Pod", "", "v1", "pods")
     NETWORK_ATTACHMENT_DEFINITION = Resource(
@@ -41,6 +42,18 @@ class Kind(Enum):
 
 class NotFound(CNIError):
     """There is no object of this name."""
+
+
+class NotServed(NotFound):
+    """The API server does not know the kind: its CRD is not installed (404)."""
+
+
+class Forbidden(TryAgainLater):
+    """We may not do that (403), or the server does not know who we are (401)."""
+
+
+class Expired(TryAgainLater):
+    """The changes since a resource version are no longer known (410): list again."""
 
 
 class Conflict(TryAgainLater):
@@ -63,6 +76,24 @@ class Event:
     object: Object
 
 
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """The objects that have these values; a field is named by its path, as `spec.nodeName`."""
+
+    fields: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def matches(self, document: Mapping[str, Any]) -> bool:
+        """Whether an object is one of them; a field that is not there is empty."""
+        found = (document.get("metadata") or {}).get("labels") or {}
+        return all(_at(document, path) == value for path, value in self.fields.items()) and all(
+            found.get(name) == value for name, value in self.labels.items()
+        )
+
+
+EVERY = Selector()
+
+
 class Store(Protocol):
     """Objects by kind, namespace and name; every method may raise TryAgainLater."""
 
@@ -70,14 +101,25 @@ class Store(Protocol):
         """One object; raises NotFound."""
         ...
 
-    def list(self, kind: Kind, namespace: str | None = None) -> tuple[Sequence[Object], str]:
+    def list(
+        self, kind: Kind, namespace: str | None = None, selector: Selector = EVERY
+    ) -> tuple[Sequence[Object], str]:
         """The objects of a namespace, or of all, and the resource version to watch from."""
         ...
 
     def watch(
-        self, kind: Kind, namespace: str | None, resource_version: str, timeout_s: float
+        self,
+        kind: Kind,
+        namespace: str | None,
+        resource_version: str,
+        timeout_s: float,
+        selector: Selector = EVERY,
     ) -> Iterator[Event]:
-        """What changed after a resource version, until the time is over."""
+        """
+        What changed after a resource version, until the time is over; raises Expired.
+
+        An object that is no longer one of the selected is told as DELETED.
+        """
         ...
 
     def create(self, kind: Kind, document: Object) -> Object:
@@ -97,6 +139,13 @@ class Store(Protocol):
     def delete(self, kind: Kind, namespace: str, name: str) -> None:
         """Remove an object; raises NotFound."""
         ...
+
+
+def _at(document: Mapping[str, Any], path: str) -> str:
+    value: Any = document
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return "" if value is None else str(value)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

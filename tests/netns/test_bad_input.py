@@ -221,7 +221,7 @@ ROWS: list[tuple[str, Change, int, str]] = [
     ("unknown network option", setting(networks={"x": {"timeout": 5}}), 7, "not 'timeout'"),
     ("isolation in words", setting(namespaceIsolation="maybe"), 7, "true or false"),
     ("store without directory", setting(store={}), 7, "directory"),
-    ("kubeconfig", setting(store=None, kubeconfig="/etc/k"), 7, "expected store"),
+    ("kubeconfig", setting(store=None, kubeconfig="/etc/k"), 11, "read /etc/k: No such file"),
     ("two mistakes at once", setting(result="all", delegateTimeout=-1), 7, "2 errors"),
     ("auxiliary chain without a path", setting(auxiliaryCNIChainName="x"), 7, "expected clusterNetwork"),
     # the default network's configuration
