@@ -75,6 +75,10 @@ class BadConfig(CNIError):
     code = 7
 
 
+class NetworkNotFound(BadConfig):
+    """A pod names a network that is not there."""
+
+
 class BadNetns(CNIError):
     """CNI_NETNS is no network namespace, or is the one we run in."""
 

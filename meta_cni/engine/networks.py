@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meta_cni.cni.config import NetworkConfig, PluginConfig, parse_network, parse_plugin
-from meta_cni.cni.errors import BadConfig, CNIError, DecodeFailure, join
+from meta_cni.cni.errors import BadConfig, CNIError, DecodeFailure, NetworkNotFound, join
 from meta_cni.k8s.store import Kind, NotFound, Store
 from meta_cni.settings import Settings
 
@@ -53,7 +53,7 @@ class Networks:
         try:
             nad = self.store.get(Kind.NETWORK_ATTACHMENT_DEFINITION, namespace, name)
         except NotFound:
-            raise BadConfig(
+            raise NetworkNotFound(
                 f"{where}: network {namespace}/{name}: "
                 f"no NetworkAttachmentDefinition {name} in namespace {namespace}"
             ) from None

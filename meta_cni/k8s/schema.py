@@ -33,6 +33,9 @@ _POD = {
 }
 """The parts of a pod that we read; the whole schema is Kubernetes' own."""
 
+WRITTEN: dict[Kind, Object] = {Kind.POD: _POD, Kind.EVENT: {}}
+"""The schemas that are not in a CRD; of events we read nothing."""
+
 
 def problems(kind: Kind, document: Object) -> list[str]:
     """What is wrong with an object, a line each: the path of the key, and what would be right."""
@@ -65,8 +68,8 @@ def _text(error: Any) -> str:
 
 @functools.cache
 def _schema(kind: Kind) -> dict[str, Any]:
-    if kind is Kind.POD:
-        return _POD
+    if kind in WRITTEN:
+        return WRITTEN[kind]
     import yaml  # noqa: PLC0415 - only for those who validate
 
     text = (files("meta_cni.crds") / "net-attach-def.yaml").read_text()

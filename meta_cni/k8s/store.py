@@ -35,6 +35,7 @@ class Kind(Enum):
     """The kinds we read and write."""
 
     POD = Resource("Pod", "", "v1", "pods")
+    EVENT = Resource("Event", "", "v1", "events")
     NETWORK_ATTACHMENT_DEFINITION = Resource(
         "NetworkAttachmentDefinition", "k8s.cni.cncf.io", "v1", "network-attachment-definitions"
     )
