@@ -12,6 +12,7 @@ from meta_cni import __version__, cli
 from meta_cni.daemon import configuration, http, install
 from meta_cni.daemon.server import Limits
 from meta_cni.ipam import host_local
+from meta_cni.k8s import kubelet
 from meta_cni.settings import MULTUS_TYPES, Settings
 from tests.deploy import manifests
 from tests.deploy.manifests import DEPLOY, TOP, Object, Pod
@@ -107,6 +108,9 @@ def places(pod: Pod) -> dict[str, str]:
         settings.cni_dir: "the ledger",
         str(host_local.DATA_DIRECTORY): "addresses",
         "/run/netns": "pods' namespaces",
+        str(Path(settings.kubelet_directory) / kubelet.SOCKET): "a pod's devices",
+        str(Path(settings.kubelet_directory) / kubelet.CHECKPOINT): "a pod's devices, where nobody listens",
+        settings.device_info_directory.replace("/var/run/", "/run/"): "device-info files",  # as in the image
         str(pod.options["chrootDir"]): "what executed plugins see",
         str(Path(parsed(pod.daemon).config).parent): "the daemon's file",
         **{
