@@ -23,6 +23,13 @@ def main() -> int:
     return command_line(sys.argv[1:])
 
 
+def kubectl() -> int:
+    """`kubectl netattach`: kubectl runs whatever is called kubectl-netattach on the PATH."""
+    from meta_cni.cli import kubectl_plugin  # noqa: PLC0415 - a runtime's call needs less
+
+    return kubectl_plugin(sys.argv[1:])
+
+
 def standalone() -> int:
     """A built-in delegate as a plugin of its own: meta-bridge is bridge, and so on."""
     return plugin(os.path.basename(sys.argv[0]).removeprefix("meta-"))

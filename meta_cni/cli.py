@@ -2,10 +2,13 @@
 The command line: what would be done, what is wrong, what is attached; attach and detach by hand.
 
     meta-cni plan POD.yaml             step by step, without touching anything
+    meta-cni plan POD -n NAMESPACE     the same for a pod of a cluster
     meta-cni validate FILE...          every mistake in NADs, pods and our configuration
+    meta-cni validate --live           in those of a cluster
     meta-cni attach NETNS --pod FILE   as a container runtime would
     meta-cni detach NETNS
     meta-cni attachments [-o json|svg]
+    meta-cni attachments --all-nodes   of a cluster, as the pods' network-status has them
     meta-cni install [--name multus]   the shim into the runtime's plugin directory
     meta-cni install --plugins DIR     the built-in delegates as plugins for any runtime
     meta-cni daemon [--conf-dir DIR]   serve the calls that shims hand on; generate our configuration
@@ -18,7 +21,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,13 @@ PLUGIN_PATH = "/opt/cni/bin:/usr/lib/cni"
 
 def command_line(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code (1 when something is wrong)."""
-    parsed = _parser().parse_args(arguments)
+    return _run(_parser(), arguments)
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    parsed = parser.parse_args(arguments)
     if not hasattr(parsed, "run"):
-        _parser().print_help()
+        parser.print_help()
         return 2
     from meta_cni.cni.errors import CNIError  # noqa: PLC0415 - not needed for --help
 
@@ -53,18 +61,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="meta-cni", description="Meta CNI plugin: several networks for one pod."
     )
     commands = parser.add_subparsers(title="commands")
-    plan = _command(commands, "plan", _plan, "what would be done for the pods in a file")
-    plan.add_argument("file", metavar="POD.yaml")
-    plan.add_argument("-o", "--output", choices=("text", "json"), default="text")
-    validate = _command(commands, "validate", _validate, "every mistake in NADs, pods and configurations")
-    validate.add_argument("files", metavar="FILE", nargs="+")
+    plan = _add_plan(commands)
+    _add_validate(commands)
     attach = _command(commands, "attach", _attach, "attach a network namespace as a container runtime would")
     attach.add_argument("netns", metavar="NETNS", help="path, or name under /run/netns")
     attach.add_argument("--pod", metavar="POD.yaml", required=True)
     detach = _command(commands, "detach", _detach, "undo attach")
     detach.add_argument("netns", metavar="NETNS")
-    attachments = _command(commands, "attachments", _attachments, "what is attached on this node")
-    attachments.add_argument("-o", "--output", choices=("table", "json", "svg"), default="table")
+    attachments = _add_attachments(commands, "attachments", ("table", "json", "svg"))
+    attachments.add_argument("--all-nodes", dest="is_live", action="store_true", help="of a cluster's pods")
     install = _command(commands, "install", _install, "the shim, or the plugins, for a container runtime")
     install.add_argument("--plugins", metavar="DIR", help="the built-in delegates there, as meta-bridge ...")
     install.add_argument("--name", metavar="NAME", action="append", help="of the shim; default: meta-cni")
@@ -84,6 +89,57 @@ def _parser() -> argparse.ArgumentParser:
             "--config", metavar="FILE", help=f"our configuration; else the first in {CONFIG_DIRECTORY}"
         )
     return parser
+
+
+def kubectl_plugin(arguments: Sequence[str]) -> int:
+    """`kubectl netattach`: what the command line does on a cluster, under the names of kubectl."""
+    parser = argparse.ArgumentParser(prog="kubectl netattach", description="The networks of pods.")
+    commands = parser.add_subparsers(title="commands")
+    plan = _add_plan(commands)
+    plan.add_argument(
+        "--config", metavar="FILE", help=f"the nodes' configuration; else the first in {CONFIG_DIRECTORY}"
+    )
+    plan.set_defaults(is_live=True)
+    _add_validate(commands).set_defaults(is_live=True)
+    _add_attachments(commands, "list", ("table", "json")).set_defaults(is_live=True)
+    return _run(parser, arguments)
+
+
+def _add_plan(commands: Any) -> argparse.ArgumentParser:
+    plan = _command(commands, "plan", _plan, "what would be done for a pod, or for the pods in a file")
+    plan.add_argument("pod", metavar="POD", help="a file; with --live, -n or --kubeconfig a pod's name")
+    plan.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    _add_cluster(plan)
+    return plan
+
+
+def _add_validate(commands: Any) -> argparse.ArgumentParser:
+    validate = _command(commands, "validate", _validate, "every mistake in NADs, pods and configurations")
+    validate.add_argument("files", metavar="FILE", nargs="*")
+    validate.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    _add_cluster(validate)
+    return validate
+
+
+def _add_attachments(commands: Any, name: str, outputs: tuple[str, ...]) -> argparse.ArgumentParser:
+    attachments = _command(commands, name, _attachments, "what is attached, on this node or on all")
+    attachments.add_argument("-o", "--output", choices=outputs, default="table")
+    _add_cluster(attachments, has_live=False)
+    return attachments
+
+
+def _add_cluster(command: argparse.ArgumentParser, *, has_live: bool = True) -> None:
+    """Which cluster, and which namespace of it."""
+    if has_live:
+        command.add_argument("--live", dest="is_live", action="store_true", help="what is in a cluster")
+    command.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of a cluster")
+    command.add_argument(
+        "--kubeconfig", metavar="FILE", help="else KUBECONFIG, in a pod its own, ~/.kube/config"
+    )
+
+
+def _is_live(parsed: argparse.Namespace) -> bool:
+    return bool(parsed.is_live or parsed.namespace or parsed.kubeconfig)
 
 
 def _add_daemon(commands: Any) -> None:
@@ -152,6 +208,7 @@ def _stdin_of(path: str | None) -> bytes:
     """Our plugin's standard input out of a configuration file, as a runtime would derive it."""
     from meta_cni.cni.config import parse_network  # noqa: PLC0415
     from meta_cni.cni.errors import BadConfig  # noqa: PLC0415
+    from meta_cni.configuration import NoConfiguration  # noqa: PLC0415
     from meta_cni.settings import MULTUS_TYPES  # noqa: PLC0415
 
     candidates = [Path(path)] if path else sorted(Path(CONFIG_DIRECTORY).glob("*.conf*"))
@@ -164,7 +221,7 @@ def _stdin_of(path: str | None) -> bytes:
         for plugin in network.plugins:
             if path or plugin.type in ("meta-cni", *MULTUS_TYPES):
                 return plugin.execution({}).raw.text().encode()
-    raise BadConfig(f"no configuration of meta-cni in {CONFIG_DIRECTORY}: expected --config FILE")
+    raise NoConfiguration(f"no configuration of meta-cni in {CONFIG_DIRECTORY}: expected --config FILE")
 
 
 def _pods_in(path: str) -> list[dict[str, Any]]:
@@ -195,23 +252,53 @@ def _environment(command: str, container_id: str, netns: str, pod: dict[str, Any
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from meta_cni import explain  # noqa: PLC0415
     from meta_cni.cni.errors import CNIError  # noqa: PLC0415
 
-    stdin = _stdin_of(parsed.config)
     code = 0
-    for pod in _pods_in(parsed.file):
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                lines = explain.plan_of(
-                    pod, stdin, _environment("ADD", "plan", "/", pod), Path(parsed.file).parent, Path(scratch)
-                )
-            except CNIError as error:
-                _print_errors(error)
-                code = 1
-                continue
-        print(json.dumps(lines, indent=4) if parsed.output == "json" else _plan_text(lines))
+    for make in _plans_live(parsed) if _is_live(parsed) else _plans_of_file(parsed):
+        try:
+            plan = make()
+        except CNIError as error:
+            _print_errors(error)
+            code = 1
+            continue
+        print(json.dumps(plan, indent=4) if parsed.output == "json" else _plan_text(plan))
     return code
+
+
+def _plans_of_file(parsed: argparse.Namespace) -> Iterator[Callable[[], dict[str, Any]]]:
+    from meta_cni import explain  # noqa: PLC0415
+
+    stdin = _stdin_of(parsed.config)
+    for pod in _pods_in(parsed.pod):
+        with tempfile.TemporaryDirectory() as scratch:
+            environment = _environment("ADD", "plan", "/", pod)
+            beside = Path(parsed.pod).parent
+            yield partial(explain.plan_of, pod, stdin, environment, beside, Path(scratch))
+
+
+def _plans_live(parsed: argparse.Namespace) -> Iterator[Callable[[], dict[str, Any]]]:
+    from meta_cni import cluster, explain  # noqa: PLC0415
+    from meta_cni.configuration import NoConfiguration  # noqa: PLC0415
+
+    kubeconfig = cluster.kubeconfig_of(parsed.kubeconfig, os.environ)
+    store, namespace = cluster.open_store(kubeconfig, os.environ)
+    pod = cluster.pod(store, parsed.namespace or namespace, parsed.pod)
+    node = pod.get("spec", {}).get("nodeName", "")
+    is_here = node in (os.environ.get("NODE_NAME"), os.uname().nodename)
+    notes = [] if is_here else [f"programs and devices are those of node {node or '(none yet)'}"]
+    try:
+        stdin = _stdin_of(parsed.config)
+    except NoConfiguration as error:
+        stdin = explain.CHAINED
+        notes.append(f"the default network and the policy are not known here: {error.message}")
+    environment = _environment("ADD", "plan", "/", pod)
+
+    def make() -> dict[str, Any]:
+        plan = explain.plan_of_live(pod, stdin, environment, store, is_here=is_here)
+        return {**plan, "node": node, "notes": notes}
+
+    yield make
 
 
 def _print_errors(error: Any) -> None:
@@ -220,7 +307,7 @@ def _print_errors(error: Any) -> None:
 
 
 def _plan_text(plan: dict[str, Any]) -> str:
-    lines = [f"pod {plan['pod']}"]
+    lines = [f"pod {plan['pod']}" + (f" on {plan['node']}" if plan.get("node") else "")]
     for n, step in enumerate(plan["steps"], 1):
         lines.append(
             f"  {n}. {step['interface']}  network {step['network']}  (at most {step['deadline_s']:g} s)"
@@ -229,24 +316,59 @@ def _plan_text(plan: dict[str, Any]) -> str:
             resource = f" of {step['resource']}" if step["resource"] else ""
             lines.append(f"       device {step['device'] or '?'}{resource} ({step['deviceSource']})")
         for each in step["plugins"]:
-            how = "built in" if each["builtin"] else f"executed, {each['binary']}"
+            how = "built in" if each["builtin"] else f"executed, {each['binary'] or each['type']}"
             lines.append(f"       {each['type']}: {how} ({each['reason']}); addresses: {each['ipam']}")
             if each["runtimeConfig"]:
                 lines.append(f"       runtimeConfig {json.dumps(each['runtimeConfig'])}")
         lines.extend(f"       warning: {each}" for each in step["warnings"])
     lines.extend(f"  default route IPv{each['family']}: {each['owner']}" for each in plan["defaultRoutes"])
+    lines.extend(f"  note: {each}" for each in plan.get("notes", ()))
     return "\n".join(lines)
 
 
 def _validate(parsed: argparse.Namespace) -> int:
+    from meta_cni.cni.errors import BadConfig  # noqa: PLC0415
+
+    if not parsed.files and not _is_live(parsed):
+        raise BadConfig("validate: expected FILE..., or --live for what is in a cluster")
+    path = tuple((os.environ.get("CNI_PATH") or PLUGIN_PATH).split(":"))
+    found = [
+        *_problems_of_files(parsed.files, path),
+        *(_problems_live(parsed, path) if _is_live(parsed) else ()),
+    ]
+    problems = [(where, each) for where, several in found for each in several]
+    if parsed.output == "json":
+        print(json.dumps([{"where": where, "problem": each} for where, each in problems], indent=4))
+    else:
+        for where, each in problems:
+            print(f"{where}: {each}")
+    what = "objects and files" if _is_live(parsed) else "files"
+    print(f"{len(problems)} problems in {len(found)} {what}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+Problems = tuple[str, list[str]]
+"""Where: a file or an object; and what."""
+
+
+def _problems_of_files(names: Sequence[str], path: tuple[str, ...]) -> Iterator[Problems]:
     from meta_cni import validate  # noqa: PLC0415
 
-    path = tuple((os.environ.get("CNI_PATH") or PLUGIN_PATH).split(":"))
-    problems = [line for name in parsed.files for line in validate.problems_of_file(Path(name), path)]
-    for line in problems:
-        print(line)
-    print(f"{len(problems)} problems in {len(parsed.files)} files", file=sys.stderr)
-    return 1 if problems else 0
+    for name in names:
+        lines = validate.problems_of_file(Path(name), path)
+        yield name, [line.removeprefix(f"{Path(name)}: ") for line in lines]
+
+
+def _problems_live(parsed: argparse.Namespace, path: tuple[str, ...]) -> Iterator[Problems]:
+    from meta_cni import cluster, validate  # noqa: PLC0415
+
+    kubeconfig = cluster.kubeconfig_of(parsed.kubeconfig, os.environ)
+    store, _ = cluster.open_store(kubeconfig, os.environ)
+    documents = list(cluster.objects(store, parsed.namespace))
+    names = cluster.Names(store, documents)
+    for each in documents:
+        problems = validate.problems_of_object(each, path)
+        yield cluster.reference(each), [*problems, *names.missing(each)]
 
 
 def _netns_path(name: str) -> str:
@@ -294,6 +416,8 @@ def _detach(parsed: argparse.Namespace) -> int:
 def _attachments(parsed: argparse.Namespace) -> int:
     from meta_cni import explain  # noqa: PLC0415
 
+    if _is_live(parsed):
+        return _attachments_live(parsed)
     found, damaged = explain.attachments(_stdin_of(parsed.config))
     if parsed.output == "json":
         print(json.dumps(found, indent=4))
@@ -306,6 +430,33 @@ def _attachments(parsed: argparse.Namespace) -> int:
     for path in damaged:
         print(f"meta-cni: damaged entry set aside: {path}", file=sys.stderr)
     return 0
+
+
+def _attachments_live(parsed: argparse.Namespace) -> int:
+    from meta_cni import cluster  # noqa: PLC0415
+    from meta_cni.cni.errors import BadConfig  # noqa: PLC0415
+
+    if parsed.output == "svg":
+        raise BadConfig("attachments -o svg: expected a node's own: leave out --all-nodes")
+    kubeconfig = cluster.kubeconfig_of(parsed.kubeconfig, os.environ)
+    store, _ = cluster.open_store(kubeconfig, os.environ)
+    found, unreadable = cluster.attachments(store, parsed.namespace)
+    if parsed.output == "json":
+        print(json.dumps(found, indent=4))
+    else:
+        print(_table(ALL_NODES, [_row_of_cluster(each) for each in found]))
+    for each in unreadable:
+        print(f"meta-cni: {each}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+ALL_NODES = ("NODE", "POD", "INTERFACE", "NETWORK", "MAC", "ADDRESSES", "DEFAULT", "DEVICE")
+
+
+def _row_of_cluster(each: dict[str, Any]) -> tuple[str, ...]:
+    start = tuple(each[key] or "-" for key in ("node", "pod", "interface", "network", "mac"))
+    is_default = "yes" if each["isDefault"] else ""
+    return (*start, " ".join(each["addresses"]), is_default, each["device"])
 
 
 def _install(parsed: argparse.Namespace) -> int:

@@ -138,12 +138,14 @@ def store_of(settings: Settings, memory: Memory) -> Store | None:
     return None
 
 
-def engine_of(settings: Settings, request: Request, memory: Memory, timeline: Timeline) -> Engine:
-    """An engine for one request."""
+def engine_of(
+    settings: Settings, request: Request, memory: Memory, timeline: Timeline, store: Store | None = None
+) -> Engine:
+    """An engine for one request; `store` counts instead of the configuration's."""
     memory.state_directories.add(settings.cni_dir)
     path = tuple(dict.fromkeys((settings.bin_dir, *request.path)))
     world = World(
-        store=store_of(settings, memory) if request.command in ("ADD", "STATUS") else None,
+        store=store or (store_of(settings, memory) if request.command in ("ADD", "STATUS") else None),
         choose=partial(choose, path=path),
         construct=partial(construct, request=request, memory=memory, timeline=timeline),
         status_of=partial(status_of, path=path, request=request, settings=settings, root=memory.root),
@@ -163,17 +165,24 @@ def devices_of(
     return kubelet.allocation(pod.namespace, pod.name, request.pod_uid or pod.uid)
 
 
-def choose(plugin: PluginConfig, policy: str, ipam_policy: str, *, path: tuple[str, ...]) -> Execution:
-    """How a plugin runs, and why; raises BadConfig when it cannot, or when it is ourselves."""
+def choose(
+    plugin: PluginConfig, policy: str, ipam_policy: str, *, path: tuple[str, ...], is_here: bool = True
+) -> Execution:
+    """
+    How a plugin runs, and why; raises BadConfig when it cannot, or when it is ourselves.
+
+    `is_here`: on this node; on another one, a program is not looked for.
+    """
     builtin = delegates.load(plugin.type) if plugin.type in delegates.BUILTIN else None
     refusal = builtin.refuses(plugin) if builtin is not None else f"type {plugin.type} is not built in"
     if policy != "exec" and not refusal:
-        _refuse_ipam(plugin, ipam_policy, path)
+        if is_here:
+            _refuse_ipam(plugin, ipam_policy, path)
         return Execution(plugin, True, "every key is built in", ipam_policy=ipam_policy)
     if policy == "builtin":
         raise BadConfig(f"{plugin.where}: delegatePolicy builtin: {refusal}")
-    binary = invoke.find(plugin.type, path)
-    if is_ourselves(binary):
+    binary = invoke.find(plugin.type, path) if is_here else ""
+    if binary and is_ourselves(binary):
         raise BadConfig(
             f"{plugin.where}: type {plugin.type!r} is meta-cni itself ({binary}): expected another plugin"
         )

@@ -19,6 +19,10 @@ from meta_cni.settings import Settings
 from meta_cni.settings import parse as parse_settings
 
 
+class NoConfiguration(BadConfig):
+    """There is none of ours where the runtime's are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """A runtime's standard input, read."""

@@ -4,6 +4,7 @@ What is to be done for a pod, and what is attached on this node, as plain data f
 Nothing is touched: a plan is made as an ADD makes it, and goes no further.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,16 +21,27 @@ from meta_cni.cni.config import parse_plugin
 from meta_cni.cni.errors import BadConfig, CNIError, DamagedEntry, join
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Result
-from meta_cni.compose import Memory, devices_of, engine_of
-from meta_cni.configuration import read_configuration
+from meta_cni.compose import Memory, choose, devices_of, engine_of
+from meta_cni.configuration import Configuration, read_configuration
 from meta_cni.engine import engine as engines
 from meta_cni.engine.engine import pod_of
 from meta_cni.engine.ledger import Entry, Ledger, Record
 from meta_cni.engine.plan import DefaultRoute, Plan, Step
 from meta_cni.k8s.allocation import Allocated, Allocation
+from meta_cni.k8s.store import Store
 from meta_cni.metrics import Timeline
 from meta_cni.picture import Pod, PodInterface, Rail, Topology
 from meta_cni.settings import Settings
+
+CHAINED = json.dumps(
+    {
+        "cniVersion": versions.NEWEST,
+        "name": "meta-cni-network",
+        "type": "meta-cni",
+        "prevResult": {"cniVersion": versions.NEWEST, "interfaces": [{"name": "eth0", "sandbox": "/"}]},
+    }
+).encode()
+"""For a node whose configuration is not known: somebody else has given the pod its default network."""
 
 
 def plan_of(
@@ -41,9 +53,7 @@ def plan_of(
     Networks come from the configured store, or from `directory` where that is not there; `scratch`
     takes what a file store writes down.
     """
-    configuration = read_configuration(stdin)
-    if configuration.problems:
-        raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
+    configuration = _configuration(stdin)
     settings = configuration.settings
     is_there = bool(settings.store_directory) and Path(settings.store_directory).is_dir()
     objects = Path(settings.store_directory) if is_there else directory
@@ -52,6 +62,39 @@ def plan_of(
     memory = Memory()
     engine = engine_of(settings, request, memory, Timeline())
     engine.world = replace(engine.world, devices=partial(_foretold, settings=settings, memory=memory))
+    return _told(engine, request, pod, configuration)
+
+
+def plan_of_live(
+    pod: dict[str, Any], stdin: bytes, environment: Mapping[str, str], store: Store, *, is_here: bool
+) -> dict[str, Any]:
+    """
+    The plan of a pod of a cluster, as plain data; nothing is touched, here or there.
+
+    `is_here`: this is the pod's node. Elsewhere its programs are not looked for, nor its kubelet asked.
+    """
+    configuration = _configuration(stdin)
+    settings = configuration.settings
+    request = requests.parse(environment, stdin)
+    memory = Memory()
+    engine = engine_of(settings, request, memory, Timeline(), store)
+    world = replace(engine.world, devices=partial(_foretold, settings=settings, memory=memory))
+    if not is_here:
+        world = replace(world, choose=partial(choose, path=(), is_here=False), devices=_handed_elsewhere)
+    engine.world = world
+    return _told(engine, request, pod, configuration)
+
+
+def _configuration(stdin: bytes) -> Configuration:
+    configuration = read_configuration(stdin)
+    if configuration.problems:
+        raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
+    return configuration
+
+
+def _told(
+    engine: engines.Engine, request: Request, pod: dict[str, Any], configuration: Configuration
+) -> dict[str, Any]:
     plan = engine.plan(request, pod_of(pod), configuration.runtime_config, configuration.previous)
     return {
         "pod": plan.pod,
@@ -60,6 +103,12 @@ def plan_of(
             {"family": each.family, "owner": _owner_told(each, plan)} for each in plan.default_routes
         ],
     }
+
+
+def _handed_elsewhere(_pod: engines.Pod, _request: Request, needed: tuple[str, ...]) -> Allocation:
+    """A device without an id for everyone who needs one; which one, the kubelet there knows."""
+    source = "the kubelet of the pod's node"
+    return Allocation(tuple(Allocated(each, "", "", source) for each in needed), source)
 
 
 def _foretold(

@@ -33,7 +33,7 @@ def problems_of_file(path: Path, plugin_path: tuple[str, ...]) -> list[str]:
         return [
             f"{path}: {document['kind']} {document['metadata']['name']}: {each}"
             for document in documents(path)
-            for each in _problems_of_object(document, plugin_path)
+            for each in problems_of_object(document, plugin_path)
         ]
     except CNIError as error:
         return [f"{path}: {each.message}" for each in getattr(error, "errors", (error,))]
@@ -54,7 +54,8 @@ def _problems_of_configuration(path: Path, plugin_path: tuple[str, ...]) -> list
     return found + problems_of_network(network, plugin_path)
 
 
-def _problems_of_object(document: dict[str, Any], plugin_path: tuple[str, ...]) -> list[str]:
+def problems_of_object(document: dict[str, Any], plugin_path: tuple[str, ...]) -> list[str]:
+    """Every mistake in a network, or in what a pod's annotations say; none in objects of other kinds."""
     kind = KINDS.get(document["kind"])
     if kind is None:
         return []

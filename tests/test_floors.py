@@ -20,6 +20,7 @@ FLOORS = {
     "meta_cni.__main__": 8,
     "meta_cni.cli": 7,
     "meta_cni.node": 6,
+    "meta_cni.cluster": 6,
     "meta_cni.explain": 6,
     "meta_cni.validate": 6,
     "meta_cni.compose": 5,

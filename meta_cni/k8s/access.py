@@ -58,6 +58,8 @@ class Access:
     expires_s: float | None = None
     files: tuple[str, ...] = ()
     """What it was read from."""
+    namespace: str = ""
+    """The one that counts where none is named; empty where none is set."""
 
     @property
     def connection(self) -> tuple[object, ...]:
@@ -191,6 +193,7 @@ class _Kubeconfig:
             "certificate": self._pem(user, "client-certificate", files),
             "key": self._pem(user, "client-key", files),
             "token": self._token(user, files),
+            "namespace": str(context.get("namespace") or ""),
         }
         if values["is_insecure"] and values["authority"]:
             raise self._wrong("insecure-skip-tls-verify", "no certificate-authority beside it")
