@@ -133,9 +133,14 @@ def store_of(settings: Settings, memory: Memory) -> Store | None:
     """Where objects are kept: files, else a cluster; None when the configuration names neither."""
     if settings.store_directory:
         return memory.file_store(settings.store_directory, f"{settings.cni_dir}/objects")
-    if settings.kubeconfig or access.is_in_cluster(os.environ):
-        return ApiStore(memory.server(settings.kubeconfig)).within(API_ALLOWANCE_S)
-    return None
+    cluster = cluster_of(settings)
+    return None if cluster is None else ApiStore(memory.server(cluster)).within(API_ALLOWANCE_S)
+
+
+def cluster_of(settings: Settings) -> str | None:
+    """The kubeconfig of our cluster, empty for the one we are a pod of; None for none, as with files."""
+    is_one = settings.kubeconfig or access.is_in_cluster(os.environ)
+    return settings.kubeconfig if is_one and not settings.store_directory else None
 
 
 def engine_of(
@@ -143,6 +148,7 @@ def engine_of(
 ) -> Engine:
     """An engine for one request; `store` counts instead of the configuration's."""
     memory.state_directories.add(settings.cni_dir)
+    timeline.cluster = cluster_of(settings)
     path = tuple(dict.fromkeys((settings.bin_dir, *request.path)))
     world = World(
         store=store or (store_of(settings, memory) if request.command in ("ADD", "STATUS") else None),

@@ -47,6 +47,16 @@ class Chosen:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An attachment that an ADD has made."""
+
+    network: str
+    interface: str
+    addresses: tuple[str, ...]
+    """With their prefix lengths."""
+
+
 @dataclass(slots=True)
 class Timeline:
     """One request: how long its steps took, and what ran."""
@@ -55,6 +65,12 @@ class Timeline:
     steps_s: dict[str, float] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
     chosen: list[Chosen] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
+    """Of an ADD that has succeeded."""
+    pod: tuple[str, str, str] = ("", "", "")
+    """Namespace, name and UID, as the store has them."""
+    cluster: str | None = None
+    """The kubeconfig of the API server whose pod it is, empty for the one we are a pod of; None for none."""
     _last: float = 0.0
 
     def mark(self, step: str) -> None:

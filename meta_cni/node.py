@@ -34,6 +34,9 @@ from meta_cni.engine.census import Census, Count
 from meta_cni.engine.ledger import Ledger
 from meta_cni.ipam import host_local
 from meta_cni.linux import memory, process
+from meta_cni.k8s import events
+from meta_cni.k8s.api_store import ApiStore
+from meta_cni.linux import process
 from meta_cni.logs import LEVELS, log_to
 from meta_cni.metrics import Metrics, Reading, Timeline
 from meta_cni.settings import Settings
@@ -50,6 +53,8 @@ DESCRIPTORS = 32
 SPARE_DESCRIPTORS = 64
 FEWEST_CONNECTIONS = 8
 LOG = logging.getLogger("meta_cni")
+Told = tuple[Mapping[str, str], Timeline, CNIError | None]
+"""One request that was served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ class Node:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.metrics = Metrics(self.readings)
+        self.recorders = events.Recorders(lambda cluster: ApiStore(self.memory.server(cluster)), node_name())
         self._untold = threading.local()
         root = wanted.options.root if wanted.options else ""
         self.memory = compose.Memory(is_remembering=True, root=root, tell=self.tell)
@@ -125,6 +131,7 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.server.stop())
         with ExitStack() as stack:
+            stack.callback(self.recorders.stop)
             if self.wanted.http:
                 pages = http.Pages(self.metrics.exposed, lambda: self.server.is_alive, self.problems)
                 stack.enter_context(http.serving(self.wanted.http, pages))
@@ -145,6 +152,18 @@ class Node:
         calls = self._untold.__dict__.pop("calls", [])
         for each in calls:
             self._log(*each)
+        self._tell_cluster(calls)
+
+    def _tell_cluster(self, calls: list[Told]) -> None:
+        """Events of the pods; an ADD that was undone at once is none."""
+        deleted = {each["CNI_CONTAINERID"] for each, _, _ in calls if each.get("CNI_COMMAND") == "DEL"}
+        for variables, timeline, error in calls:
+            is_undone = variables.get("CNI_COMMAND") == "ADD" and variables.get("CNI_CONTAINERID") in deleted
+            if timeline.cluster is None or (is_undone and error is None):
+                continue
+            occurrences = list(events.of_request(variables, timeline, error))
+            if occurrences:
+                self.recorders.record(timeline.cluster, occurrences)
 
     def _log(self, variables: Mapping[str, str], timeline: Timeline, error: CNIError | None) -> None:
         """One line in the log, and the metrics."""
@@ -197,8 +216,19 @@ class Node:
         unanswered = "Those of them that it gave no answer for, whatever its checkpoint said"
         failures = sum(each.failures for each in kubelets)
         yield Reading("meta_cni_kubelet_failures", unanswered, failures, is_counter=True)
+        yield from self._event_readings()
         yield from self._ledger_readings()
         yield from self._pool_readings()
+
+    def _event_readings(self) -> Iterator[Reading]:
+        sent, waiting, dropped = self.recorders.read()
+        taken = "Calls of the API server for events that it took"
+        yield Reading("meta_cni_events_sent", taken, sent, is_counter=True)
+        yield Reading("meta_cni_events_waiting", "Events that are still to be sent", waiting)
+        for reason, count in dropped.items():
+            labels = {"reason": reason}
+            text = "Events that were not sent"
+            yield Reading("meta_cni_events_dropped", text, count, labels, is_counter=True)
 
     def _ledger_readings(self) -> Iterator[Reading]:
         found: list[Count] = []
@@ -229,6 +259,11 @@ class Node:
             yield Reading("meta_cni_pool_used_addresses", "Addresses that are taken", count, labels)
             could = free[network, name]
             yield Reading("meta_cni_pool_free_addresses", "Addresses that can be had", could, labels)
+
+
+def node_name() -> str:
+    """As Kubernetes knows it, where the manifest says so."""
+    return os.environ.get("NODE_NAME") or os.uname().nodename
 
 
 def _log_as_json(wanted: Wanted) -> None:

@@ -39,7 +39,7 @@ from meta_cni.k8s.allocation import Allocation
 from meta_cni.k8s.store import Kind, NotFound, Store
 from meta_cni.linux import netns
 from meta_cni.linux.namespaces import Namespaces
-from meta_cni.metrics import BUILT_IN, Chosen, Timeline
+from meta_cni.metrics import BUILT_IN, Chosen, Made, Timeline
 from meta_cni.settings import Settings
 
 READINESS_WAIT_S = 45.0  # as Multus waits for readinessindicatorfile
@@ -91,6 +91,8 @@ class Engine:
             mark = self.world.timeline.mark
             mark("lock")
             pod = self._pod(request)
+            if pod.document is not None:
+                self.world.timeline.pod = pod.namespace, pod.name, pod.uid
             mark("pod")
             taken = {each.device: each.interface for each in entry.records}
             plan = self.plan(request, pod, runtime_config, previous, taken)
@@ -126,6 +128,7 @@ class Engine:
             self.world.timeline.mark("ledger")
             attached = _attached(records, done)
             self._tell(pod, previous, attached)
+            self.world.timeline.made.extend(_made(attached))
             self.world.timeline.mark("status")
             return status.merged(previous, attached, self.settings.result)
         except BaseException as error:
@@ -472,6 +475,13 @@ class Pod:
     def reference(self) -> str:
         """namespace/name; empty when the runtime named no pod."""
         return f"{self.namespace}/{self.name}" if self.name else ""
+
+
+def _made(attached: list[status.Attached]) -> Iterator[Made]:
+    """What has an interface or an address."""
+    for each in attached:
+        if each.result.interfaces or each.result.ips:
+            yield Made(each.network, each.interface, tuple(str(ip.address) for ip in each.result.ips))
 
 
 def _chosen(plan: Plan) -> Iterator[Chosen]:

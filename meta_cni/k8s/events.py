@@ -12,14 +12,16 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 
 from meta_cni.cni import errors
 from meta_cni.cni.errors import CNIError, TryAgainLater
 from meta_cni.k8s.store import AlreadyExists, Forbidden, Kind, NotFound, Object, Store
+from meta_cni.metrics import Timeline
 
+VERBS = ("ADD", "DEL", "CHECK")
 COMPONENT = "meta-cni"
 NORMAL, WARNING = "Normal", "Warning"
 ADDED = "AddedInterface"  # reason and text are those of Multus, which people search for
@@ -81,6 +83,26 @@ def failed(pod: PodReference, verb: str, error: CNIError) -> Iterator[Occurrence
         reason, hint = _kind_of(each)
         told = each.message if verb == "ADD" else f"{verb}: {each.message}"
         yield Occurrence(pod, WARNING, reason, _cut(f"{told} ({hint})" if hint else told, LONGEST_MESSAGE))
+
+
+def of_request(
+    variables: Mapping[str, str], timeline: Timeline, error: CNIError | None
+) -> Iterator[Occurrence]:
+    """
+    What somebody who looks at the pod should know of a request.
+
+    A pod that has its default network alone is told nothing: no network of ours is worth a call of the API.
+    """
+    given = dict(each.partition("=")[::2] for each in variables.get("CNI_ARGS", "").split(";"))
+    asked = [given.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME", "UID")]
+    pod = PodReference(*(timeline.pod if timeline.pod[1] else asked))
+    verb = variables.get("CNI_COMMAND", "")
+    if not pod.name or not pod.namespace:
+        return
+    if error is not None and verb in VERBS:
+        yield from failed(pod, verb, error)
+    elif len(timeline.made) > 1:
+        yield from (added(pod, each.interface, each.addresses, each.network) for each in timeline.made)
 
 
 def _kind_of(error: CNIError) -> tuple[str, str]:
@@ -357,6 +379,48 @@ class Recorder:
             "lastTimestamp": _time(now),
             "count": 1,
         }
+
+
+class Recorders:
+    """A recorder for each cluster whose pods come here: one, as a rule; may be used by several threads."""
+
+    def __init__(self, open_store: Callable[[str], Store], host: str, limits: Limits | None = None) -> None:
+        """`open_store` takes what a timeline has as its cluster."""
+        self._open_store = open_store
+        self._host = host
+        self._limits = limits or Limits()
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[Recorder, threading.Thread]] = {}
+
+    def record(self, cluster: str, occurrences: Sequence[Occurrence]) -> None:
+        """Keep them until they are sent there; never waits for anybody."""
+        with self._lock:
+            known = self._known.get(cluster)
+            if known is None:
+                recorder = Recorder(self._open_store(cluster), self._host, self._limits)
+                thread = threading.Thread(target=recorder.run, name="events", daemon=True)
+                thread.start()
+                known = self._known[cluster] = recorder, thread
+        known[0].record(occurrences)
+
+    def stop(self) -> None:
+        """Send what is left for a moment; a call that is on its way is not waited for."""
+        with self._lock:
+            known = list(self._known.values())
+        for recorder, _ in known:
+            recorder.stop()
+        deadline = time.monotonic() + self._limits.stop_s
+        for _, thread in known:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def read(self) -> tuple[int, int, Counter[str]]:
+        """Calls that servers took, occurrences that wait, and those that were dropped, by the reason."""
+        with self._lock:
+            known = [recorder for recorder, _ in self._known.values()]
+        dropped: Counter[str] = Counter()
+        for each in known:
+            dropped.update(dict(each.dropped))
+        return sum(each.sent for each in known), sum(each.waiting for each in known), dropped
 
 
 def _cut_name(name: str) -> str:
