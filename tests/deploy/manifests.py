@@ -83,7 +83,7 @@ class Pod:
                 is_read_only=each.get("readOnly", False),
                 is_propagated=each.get("mountPropagation") == "HostToContainer",
             )
-            for each in container["volumeMounts"]
+            for each in container.get("volumeMounts", ())
         ]
 
 

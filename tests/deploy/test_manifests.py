@@ -236,6 +236,34 @@ def test_multus_daemonset_is_replaced():
     assert {"type": "OnDelete"} == daemon_set["spec"]["updateStrategy"]
 
 
+def test_what_uninstalls_is_rolled_out_in_place_of_the_daemon():
+    """It runs where no daemon is left, by its own flags, and takes no user's network away."""
+    objects = manifests.rendered(DEPLOY / "uninstall")
+    pod = manifests.pod_of(objects)
+    installing = manifests.only(manifests.rendered(DEPLOY), "DaemonSet")
+    removing = manifests.only(objects, "DaemonSet")
+
+    assert not [each for each in objects if each["kind"] == "CustomResourceDefinition"]
+    assert installing["metadata"] == removing["metadata"]
+    for key in ("selector", "updateStrategy"):
+        assert installing["spec"][key] == removing["spec"][key]
+    found = parsed(pod.install)
+    assert found.run is cli._uninstall
+    targets = [each.target for each in pod.mounts(pod.install)]
+    wanted = (
+        configuration.DIRECTORY,
+        install.DIRECTORY,
+        found.state,
+        found.spool,
+        Settings().cni_dir,
+        found.socket,
+    )
+    assert [] == [path for path in wanted if not any(is_below(path, target) for target in targets)]
+    assert ["sleep", "infinity"] == pod.daemon["command"]
+    assert "args" not in pod.daemon
+    assert {f"meta-cni:{__version__}"} == {each["image"] for each in (pod.install, pod.daemon)}
+
+
 def test_a_node_is_served_before_any_other_pod(pod: Pod):
     """Whatever its taints are; it is evicted last."""
     assert [{"operator": "Exists"}] == pod.spec["tolerations"]

@@ -95,9 +95,10 @@ class DeployedNode:
             mounts.append({"source": source, "target": target, "is_read_only": True, "is_propagated": False})
         root = scratch / "root"
         root.mkdir()
+        program = str(Path(sys.executable).parent / "meta-cni")
         return Container(
             scratch=str(root),
-            command=[str(Path(sys.executable).parent / "meta-cni"), *described["args"]],
+            command=[*capabilities(described["securityContext"]), program, *described["args"]],
             environment={"PATH": os.environ["PATH"], **self.environment},
             mounts=mounts,
             copied={str(TOP / "meta_cni/shim/shim"): str(self.scratch / "shim")},
@@ -175,6 +176,15 @@ class DeployedNode:
             self.daemon.kill()
             self.daemon.wait()
         subprocess.run(["umount", "-l", self.scratch / "node"], check=True)
+
+
+def capabilities(context: Object) -> list[str]:
+    """What starts a program with no more of them than the manifest says."""
+    if context.get("privileged"):
+        return []
+    assert ["ALL"] == context["capabilities"]["drop"]
+    kept = "".join(f",+{each.lower()}" for each in context["capabilities"].get("add", ()))
+    return ["setpriv", f"--bounding-set=-all{kept}", f"--inh-caps=-all{kept}"]
 
 
 @pytest.fixture(scope="session")
@@ -297,3 +307,39 @@ def test_a_node_of_multus_is_taken_over_with_its_own_files(
     assert ["10.244.3.2/24", "10.244.3.3/24"] == [each["ips"][0]["address"] for each in (by_theirs, by_ours)]
     assert set() == files(node)
     sandbox.close()
+
+
+def test_a_node_is_left_as_it_was_before(deployed: Callable[[Pod], DeployedNode], host: Socket):
+    """deploy/uninstall/: programs and configurations, those of somebody else by the shim's name too."""
+    node = deployed(manifests.pod_of(manifests.rendered(DEPLOY)))
+    node.write("/opt/cni/bin/meta-cni", "#!/bin/sh\nexit 3\n", 0o755)
+    os.chown(node.path("/opt/cni/bin/meta-cni"), 0, 65534)
+    before = traces(node)
+    node.install()
+    node.start()
+    until(lambda: node.configuration()[0] == "00-meta-cni.conflist")
+    installed = traces(node)
+    assert 0 == node.stop()
+
+    node.pod = manifests.pod_of(manifests.rendered(DEPLOY / "uninstall"))
+    told = node.install()
+
+    assert before != installed
+    assert before == traces(node)
+    assert "/opt/cni/bin/meta-cni is what it was before" in told
+    assert "" == node.install()  # the next time there is nothing to do
+
+
+def traces(node: DeployedNode) -> dict[str, tuple[bytes, int, int, int]]:
+    """Programs and configurations of the node, with mode and owner."""
+    found = {}
+    for place in ("/opt/cni/bin", "/etc/cni/net.d"):
+        for path in node.path(place).rglob("*"):
+            status = path.stat()
+            found[str(path.relative_to(node.root))] = (
+                path.read_bytes(),
+                status.st_mode,
+                status.st_uid,
+                status.st_gid,
+            )
+    return found
