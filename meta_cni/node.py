@@ -33,10 +33,9 @@ from meta_cni.daemon.wire import Call
 from meta_cni.engine.census import Census, Count
 from meta_cni.engine.ledger import Ledger
 from meta_cni.ipam import host_local
-from meta_cni.linux import memory, process
 from meta_cni.k8s import events
 from meta_cni.k8s.api_store import ApiStore
-from meta_cni.linux import process
+from meta_cni.linux import memory, process
 from meta_cni.logs import LEVELS, log_to
 from meta_cni.metrics import Metrics, Reading, Timeline
 from meta_cni.settings import Settings
@@ -156,7 +155,7 @@ class Node:
 
     def _tell_cluster(self, calls: list[Told]) -> None:
         """Events of the pods; an ADD that was undone at once is none."""
-        deleted = {each["CNI_CONTAINERID"] for each, _, _ in calls if each.get("CNI_COMMAND") == "DEL"}
+        deleted = {each.get("CNI_CONTAINERID") for each, _, _ in calls if each.get("CNI_COMMAND") == "DEL"}
         for variables, timeline, error in calls:
             is_undone = variables.get("CNI_COMMAND") == "ADD" and variables.get("CNI_CONTAINERID") in deleted
             if timeline.cluster is None or (is_undone and error is None):

@@ -3,14 +3,18 @@
 import json
 import platform
 import resource
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from meta_cni import __version__, node
+from meta_cni.cni.errors import BadConfig, CNIError
 from meta_cni.engine.ledger import Entry, Executed, Ledger, Record
-from meta_cni.node import Node, Wanted
+from meta_cni.k8s.events import Occurrence, Recorder
+from meta_cni.metrics import Made, Timeline
+from meta_cni.node import Node, Told, Wanted
 from tests.kubelet import FakeKubelet, pod
 
 INFINITE = resource.RLIM_INFINITY
@@ -164,3 +168,51 @@ def test_a_kubelet_that_answers_is_counted_and_no_problem(daemon: Node, fake_kub
 
     assert before == daemon.problems()
     assert (2, 0) == tuple(told(daemon)[f"kubelet_{each}", ""] for each in ("questions", "failures"))
+
+
+def served(verb: str, cluster: str | None, error: CNIError | None = None) -> Told:
+    """A request for a pod with two networks."""
+    args = "K8S_POD_NAMESPACE=telco;K8S_POD_NAME=p;K8S_POD_UID=0a"
+    variables = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c1", "CNI_ARGS": args}
+    made = [Made("telco/a", "net1", ("10.0.0.2/24",)), Made("telco/b", "net2", ())]
+    return variables, Timeline(made=made if verb == "ADD" else [], cluster=cluster), error
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ([served("ADD", "")], ["Add net1 [10.0.0.2/24] from telco/a", "Add net2 [] from telco/b"]),
+        ([served("ADD", None)], []),
+        ([served("ADD", ""), served("DEL", "")], []),
+        ([served("ADD", "", BadConfig("no mode"))], ["no mode"]),
+        ([served("DEL", ""), served("ADD", "", BadConfig("no mode"))], ["no mode"]),
+    ],
+    ids=["made", "no cluster", "undone for its caller was gone", "failed", "failed and undone"],
+)
+def test_events_are_of_what_is_there(daemon: Node, mocker, calls: list[Told], expected: list[str]):
+    """An attachment that was undone before anybody heard of it never was."""
+    recorded: list[Occurrence] = []
+    mocker.patch.object(daemon.recorders, "record", lambda cluster, told: recorded.extend(told))
+    for each in calls:
+        daemon.tell(*each)
+
+    daemon._finish()
+
+    assert expected == [each.message for each in recorded]
+
+
+def test_events_are_counted(daemon: Node):
+    """Those that were dropped by their reasons."""
+    recorder = Recorder(None, "node")  # type: ignore[arg-type]
+    recorder.sent = 4
+    recorder.dropped.update({"queue full": 2, "refused": 1})
+    daemon.recorders._known["kubeconfig"] = recorder, threading.Thread()
+
+    found = {
+        (each.name.removeprefix("meta_cni_events_"), each.labels.get("reason", "")): each.value
+        for each in daemon.readings()
+        if each.name.startswith("meta_cni_events_")
+    }
+
+    dropped = {("dropped", "queue full"): 2, ("dropped", "refused"): 1}
+    assert {("sent", ""): 4, ("waiting", ""): 0, **dropped} == found

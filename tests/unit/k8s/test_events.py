@@ -12,8 +12,9 @@ import pytest
 from meta_cni.cni import errors
 from meta_cni.cni.errors import BadConfig, CNIError, Several, TryAgainLater
 from meta_cni.k8s import events
-from meta_cni.k8s.events import Limits, Occurrence, PodReference, Recorder
+from meta_cni.k8s.events import Limits, Occurrence, PodReference, Recorder, Recorders
 from meta_cni.k8s.store import AlreadyExists, Forbidden, Kind, NotFound, Object, merge_patch
+from meta_cni.metrics import Made, Timeline
 
 POD = PodReference("telco", "media-a", "0a1b")
 SOON_S = 10.0
@@ -326,3 +327,82 @@ def test_no_more_pods_are_remembered_than_there_may_be(cluster: Cluster, clock: 
 
     assert 3 == len(recorder._pods)
     assert 9 == len(cluster.events)
+
+
+ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=telco;K8S_POD_NAME=media-a;K8S_POD_UID=0a1b"
+
+
+def request(verb: str, args: str = ARGS) -> dict[str, str]:
+    return {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c1", "CNI_ARGS": args}
+
+
+def made(*networks: str) -> Timeline:
+    return Timeline(made=[Made(each, f"net{n}", (f"10.0.{n}.2/24",)) for n, each in enumerate(networks)])
+
+
+def test_a_request_tells_of_each_network():
+    """By the runtime's word of the pod where no store has it."""
+    told = list(events.of_request(request("ADD"), made("cbr0", "telco/media"), None))
+
+    messages = ["Add net0 [10.0.0.2/24] from cbr0", "Add net1 [10.0.1.2/24] from telco/media"]
+    assert [(POD, each) for each in messages] == [(each.pod, each.message) for each in told]
+
+
+def test_the_store_s_uid_counts():
+    """A static pod has another one in the API, where its events are looked for."""
+    timeline = replace(made("a", "b"), pod=("telco", "media-a", "mirror"))
+
+    assert {"mirror"} == {each.pod.uid for each in events.of_request(request("ADD"), timeline, None)}
+
+
+@pytest.mark.parametrize(
+    ("variables", "timeline", "error"),
+    [
+        (request("ADD"), made("cbr0"), None),
+        (request("DEL"), Timeline(), None),
+        (request("ADD", "IgnoreUnknown=1"), made("a", "b"), None),
+        (request("ADD", ""), Timeline(), BadConfig("no mode")),
+        (request("STATUS"), Timeline(), BadConfig("no mode")),
+        ({}, Timeline(), BadConfig("no verb")),
+    ],
+    ids=["default network alone", "DEL", "no pod", "no pod, failed", "STATUS", "nothing"],
+)
+def test_nothing_is_told_where_nobody_would_look(
+    variables: dict[str, str], timeline: Timeline, error: CNIError | None
+):
+    """A pod without networks of ours costs no call; without a pod there is no place for it."""
+    assert [] == list(events.of_request(variables, timeline, error))
+
+
+def test_a_cluster_has_one_recorder(cluster: Cluster):
+    """It is opened when there is something to tell, and its thread ends with it."""
+    opened: list[str] = []
+
+    def open_store(name: str) -> Any:
+        opened.append(name)
+        return cluster
+
+    recorders = Recorders(open_store, "node-1")
+    nothing = recorders.read()
+    for number in range(3):
+        recorders.record("", [warning(f"m{number}")])
+    until(lambda: recorders.read()[0] == 3)
+    recorders.stop()
+
+    assert (0, 0, {}) == nothing
+    assert [""] == opened
+    assert (3, 0, {}) == recorders.read()
+    assert "events" not in [each.name for each in threading.enumerate()]
+
+
+def test_a_server_that_hangs_does_not_keep_the_daemon(cluster: Cluster):
+    """The end is waited for only so long."""
+    cluster.is_answering.clear()
+    recorders = Recorders(lambda _: cluster, "node-1", Limits(stop_s=0.05))  # type: ignore[arg-type,return-value]
+    recorders.record("", [warning("m")])
+    until(lambda: cluster.calls)
+
+    recorders.stop()
+
+    cluster.is_answering.set()
+    until(lambda: recorders.read()[0] == 1)
