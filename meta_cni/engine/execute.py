@@ -71,6 +71,7 @@ def records_of(plan: Plan, request_network: str, path: tuple[str, ...], identity
             is_check_disabled=step.is_check_disabled,
             is_route_requested=step.default_route is not None,
             is_side_by_side=step.is_side_by_side,
+            turn=step.turn,
         )
         for step in plan.steps
     )
@@ -143,7 +144,7 @@ def _run(
     brought: dict[str, default_route.Brought] = {}
     done: dict[str, Result] = {}
     is_builtin = all(each.record.is_builtin for each in prepared)
-    for each in prepared:
+    for each in sorted(prepared, key=lambda each: each.record.turn):
         if each.record.is_side_by_side:
             continue
         name = each.record.interface
@@ -263,7 +264,7 @@ def undo(
     failures = _detach_side_by_side(records, construct, namespaces)
     errors: list[CNIError] = []
     groups: set[int] = set()
-    for record in reversed(records):
+    for record in reversed(sorted(records, key=lambda each: each.turn)):
         if record.group and record.group not in groups:
             groups.add(record.group)
             errors.extend(_delete_group(record.group, namespaces))

@@ -76,6 +76,8 @@ class Record:
     """Its selection had `default-route`."""
     is_side_by_side: bool = False
     """Others are attached and detached at the same time."""
+    turn: int = 0
+    """When it was attached: behind those with a lower one, or the same and before it here."""
     result: Mapping[str, Any] | None = None
     """The Result in version 1.1.0's form; None until the attachment is complete."""
 

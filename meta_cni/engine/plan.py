@@ -13,7 +13,7 @@ from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CNIError, join
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Address
-from meta_cni.engine import device_info
+from meta_cni.engine import device_info, order
 from meta_cni.engine.networks import Network
 from meta_cni.engine.selection import Selection
 from meta_cni.k8s.allocation import Allocated
@@ -73,6 +73,8 @@ class Step:
     warnings: tuple[str, ...] = ()
     is_side_by_side: bool = False
     """Attached behind the others, at the same time as others of these."""
+    turn: int = 0
+    """Attached behind those with a lower one, detached before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def build(
     routes = _default_routes(wanted, errors, is_chained)
     if errors:
         raise join(errors)
+    steps = _in_turn(steps)
     return Plan(
         container_id=request.container_id,
         netns=request.netns,
@@ -368,6 +371,13 @@ def _texts_of(step: Step) -> Iterator[str]:
             waiting.extend(value)
 
 
+def _in_turn(steps: list[Step]) -> list[Step]:
+    """Tell every step when it is attached; the steps stay in the order in which others are told of them."""
+    needs = [[name for each in step.executions for name in order.links_of(each.plugin)] for step in steps]
+    turns = order.turns([step.interface for step in steps], needs)
+    return [replace(step, turn=turn) for step, turn in zip(steps, turns, strict=True)]
+
+
 def _grouped(steps: list[Step], request_interface: str) -> tuple[Step, ...]:
     """
     Give every unbroken run of built-in steps one link group.
@@ -375,16 +385,14 @@ def _grouped(steps: list[Step], request_interface: str) -> tuple[Step, ...]:
     A DEL goes backwards; the links of a run go in one message, those of a step with an
     executed plugin are left to their delegates.
     """
-    grouped: list[Step] = []
+    grouped: dict[int, Step] = {}
     run = 0
-    for step in steps:
+    for step in sorted(steps, key=lambda each: each.turn):
         is_builtin = all(execution.is_builtin for execution in step.executions)
-        if not is_builtin:
-            run += 1
-            grouped.append(step)
-            continue
-        grouped.append(replace(step, group=link_group(request_interface, run)))
-    return tuple(grouped)
+        run += not is_builtin
+        group = link_group(request_interface, run) if is_builtin else 0
+        grouped[step.turn] = replace(step, group=group)
+    return tuple(grouped[step.turn] for step in steps)
 
 
 def link_group(request_interface: str, run: int) -> int:

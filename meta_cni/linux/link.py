@@ -39,6 +39,7 @@ IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 
 VETH_INFO_PEER = 1  # <linux/veth.h>
 IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
 IFLA_BR_VLAN_FILTERING = 7
+IFLA_BOND_SLAVE_PERM_HWADDR = 4
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33
 GROUP_MAC = bytes.fromhex("010000000000")
 """No link can have it."""
@@ -125,6 +126,16 @@ def data_of(found: Link) -> dict[int, bytes]:
     """The attributes of its kind, by their numbers; without the codec, whose import takes 50 ms."""
     attributes = pack.attributes(found.message, HEADER.size + pack.IFINFOMSG.size)
     return pack.attributes(pack.attributes(attributes.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_DATA, b""))
+
+
+def own_mac(found: Link) -> str:
+    """Its MAC, or what it had before it became a member of a bond, which may give all its members one."""
+    attributes = pack.attributes(found.message, HEADER.size + pack.IFINFOMSG.size)
+    info = pack.attributes(attributes.get(IFLA_LINKINFO, b""))
+    if pack.string(info.get(IFLA_INFO_SLAVE_KIND)) != "bond":
+        return found.mac
+    member = pack.attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
+    return member.get(IFLA_BOND_SLAVE_PERM_HWADDR, b"").hex(":")
 
 
 def find(socket: Socket, name: str) -> Link | None:

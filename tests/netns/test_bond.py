@@ -9,7 +9,7 @@ import pytest
 from meta_cni.linux import bond, link, netns
 from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours
-from tests.netns.conftest import PodNetns
+from tests.netns.conftest import Node, PodNetns
 
 pytestmark = pytest.mark.guest
 
@@ -320,3 +320,54 @@ def test_traffic_goes_on_when_a_member_fails(
 
         assert is_reached(pod.fd, peer.fd, "10.1.0.3"), failing
     assert netns.identity(pod.fd) != netns.identity(peer.fd)
+
+
+def test_a_bond_is_attached_after_its_members_wherever_it_is_named(node: Node, needs_kind: Needs):
+    """Pods name their networks in the order in which people think of them; Multus fails then."""
+    needs_kind("bond")
+    for name in ("one", "two"):
+        node.nad(name, {**node.bridge(name, 10), "ipam": {}})
+    links = [{"name": "net2"}, {"name": "net3"}]
+    node.nad("bonded", config(links=links, linksInContainer=True, ipam=STATIC))
+    node.annotate("bonded,one,two")
+    before = node.traces()
+
+    answer = node.add()
+
+    made = link.require(node.pod.socket, "net1", "bond")
+    assert {made.index} == {link.require(node.pod.socket, each, "link").master for each in ("net2", "net3")}
+    told = [each["name"] for each in answer["interfaces"] if each.get("sandbox")]
+    assert ["eth0", "net1", "net2", "net3"] == told
+    assert ["default", "telco/bonded", "telco/one", "telco/two"] == [each["name"] for each in node.status()]
+    assert ({}, 0) == node.call("CHECK")
+    node.delete()
+    assert before == node.traces()
+
+
+def test_a_failing_bond_takes_its_members_with_it(node: Node, needs_kind: Needs):
+    """They are undone in the reverse order."""
+    needs_kind("bond")
+    node.nad("one", {**node.bridge("one", 10), "ipam": {}})
+    links = [{"name": "net2"}, {"name": "eth0"}]
+    node.nad("bonded", config(links=links, linksInContainer=True, mtu=9000))
+    node.annotate("bonded,one")
+    before = node.traces()
+
+    error = node.fail()
+
+    assert "invalid MTU 9000, bigger than that of link net2: expected at most 1500" in error["msg"]
+    assert before == node.traces()
+
+
+def test_networks_that_stand_on_each_other_are_refused(node: Node):
+    """Nothing is touched."""
+    before = node.traces()
+    for name, master in (("one", "net2"), ("two", "net1")):
+        vlan = {"cniVersion": "1.1.0", "name": name, "type": "vlan", "master": master, "vlanId": 5}
+        node.nad(name, {**vlan, "linkInContainer": True})
+    node.annotate("one,two")
+
+    error = node.fail()
+
+    assert "interfaces net1, net2 stand on each other: expected one that stands on none" in error["msg"]
+    assert before == node.traces()

@@ -140,3 +140,71 @@ def test_every_mode_reaches_the_outside_and_none_the_node_by_its_master(pods: Po
             mac = link.require(pod.socket, "eth0", "link").mac
             master.send(b"from the node", destination=mac)
             assert inside.receive(b"from the node", wait_s=SILENCE_S) is None
+
+
+@pytest.mark.parametrize("mode", ["l2", "l3", "l3s"])
+def test_ipvlans_of_a_master_reach_each_other_and_the_outside(
+    mode: str, pods: Pods, host: Socket, outside: PodNetns, needs_kind: Callable[[str], None]
+):
+    """l2 switches by address, l3 and l3s route: in those the pods may be in different networks."""
+    needs_kind("ipvlan")
+    one, two = pods("one"), pods("two")
+    second = "192.0.2.12/24" if mode == "l2" else "10.2.0.12/24"
+    routes = [{"dst": "0.0.0.0/0", "scope": 253}]
+    for pod, text in ((one, "192.0.2.11/24"), (two, second)):
+        ipam = {"type": "static", "addresses": [{"address": text}], "routes": routes}
+        config = {"cniVersion": "1.1.0", "name": "net", "type": "ipvlan", "master": "up0", "mode": mode}
+        answer, code = ours("ipvlan", pod)("ADD", {**config, "ipam": ipam})
+        assert code == 0, answer
+
+    assert is_reached(one.fd, two.fd, second.partition("/")[0])
+    assert is_reached(two.fd, one.fd, "192.0.2.11")
+    assert is_reached(outside.fd, one.fd, "192.0.2.11") == (mode == "l2")  # who routes answers no ARP
+    assert is_reached(outside.fd, two.fd, second.partition("/")[0])
+    assert is_reached(one.fd, outside.fd, "192.0.2.2")
+
+
+@pytest.mark.parametrize(("mode", "is_filtered"), [("l3", False), ("l3s", True)])
+def test_the_node_s_packet_filter_sees_l3s_alone(
+    mode: str,
+    is_filtered: bool,
+    pod: PodNetns,
+    host: Socket,
+    outside: PodNetns,
+    needs_kind: Callable[[str], None],
+    packet_filters: Callable[[], list[str]],
+):
+    """What l3s is for: the node's rules hold for what comes to a pod."""
+    needs_kind("ipvlan")
+    ipam = {"type": "static", "addresses": [{"address": "10.2.0.12/24"}]}
+    config = {"cniVersion": "1.1.0", "name": "net", "type": "ipvlan", "master": "up0", "mode": mode}
+    assert ours("ipvlan", pod)("ADD", {**config, "ipam": ipam})[1] == 0
+    assert is_reached(outside.fd, pod.fd, "10.2.0.12")
+    chain = "add chain inet t input { type filter hook input priority 0; }"
+    for line in ("add table inet t", chain, "add rule inet t input ip daddr 10.2.0.12 drop"):
+        subprocess.run(["nft", line], check=True)
+
+    assert is_filtered == is_refused(outside.fd, pod.fd, "10.2.0.12")
+
+
+def test_a_vlan_reaches_the_same_vlan_and_no_other(
+    pods: Pods, host: Socket, needs_kind: Callable[[str], None]
+):
+    """Two uplinks of a switch that knows nothing of VLANs: frames keep their tags."""
+    needs_kind("vlan")
+    host.request([link.create_bridge("sw0")])
+    switch = link.require(host, "sw0", "bridge").index
+    host.request([link.set_link(switch, is_up=True)])
+    for name in ("up0", "up1"):
+        host.request([link.create_pair(f"port-{name}", name, master=switch)])
+        for each in (f"port-{name}", name):
+            host.request([link.set_link(link.require(host, each, "veth").index, is_up=True)])
+    one, two, other = (pods(name) for name in ("one", "two", "other"))
+    add("vlan", one, "10.1.0.1/24", master="up0", vlanId=100)
+    add("vlan", two, "10.1.0.2/24", master="up1", vlanId=100)
+    add("vlan", other, "10.1.0.3/24", master="up1", vlanId=200)
+
+    assert is_reached(one.fd, two.fd, "10.1.0.2")
+    assert is_reached(two.fd, one.fd, "10.1.0.1")
+    assert is_refused(one.fd, other.fd, "10.1.0.3")
+    assert is_refused(two.fd, other.fd, "10.1.0.3")

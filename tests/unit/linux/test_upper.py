@@ -107,6 +107,20 @@ def test_the_options_of_a_bond_are_read(attribute: Attribute):
     assert "" == bond.options_of(told(attribute, b"vlan", attribute(1, b"\7\0")), wanted).mode
 
 
+def test_the_mac_of_a_bond_s_member_is_its_own(attribute: Attribute):
+    """The bond may give all its members one; a CHECK of the network that made it knows another."""
+    own, given = bytes.fromhex("02005e005302"), bytes.fromhex("02005e005301")
+
+    def member_of(kind: bytes) -> Link:
+        info = attribute(4, kind + b"\0") + attribute(5, attribute(4, own))
+        return link.parse(
+            bytes(HEADER.size) + header() + attribute(1, given) + attribute(IFLA_LINKINFO, info)
+        )
+
+    assert "02:00:5e:00:53:02" == link.own_mac(member_of(b"bond"))
+    assert "02:00:5e:00:53:01" == link.own_mac(member_of(b"bridge"))
+
+
 def test_a_second_mac_is_another_one_and_is_known_again():
     """It is of the kind that nobody was given, and no group's."""
     one, other = Link(1, "net1", mac="02:00:5e:00:53:01"), Link(2, "net2", mac="02:00:5e:00:53:01")
