@@ -17,18 +17,24 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from meta_cni.k8s.store import Kind
 from meta_cni.linux.netlink import Socket
 from tests.deploy import manifests
 from tests.deploy.container import Container, below, mount, overlay
 from tests.deploy.manifests import DEPLOY, TOP, Object, Pod
 from tests.deploy.test_manifests import MULTUS_DAEMON_CONFIG
+from tests.k8s.stand_in import StandIn
 from tests.netns.conftest import PodNetns
 from tests.netns.daemons import until
 
 pytestmark = pytest.mark.slow
+NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
+NODE_NAME = "node-1"
+ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"  # /var/run leads to /run
 PRIMARY = {
     "cniVersion": "1.0.0",
     "name": "cbr0",
@@ -99,7 +105,7 @@ class DeployedNode:
         return Container(
             scratch=str(root),
             command=[*capabilities(described["securityContext"]), program, *described["args"]],
-            environment={"PATH": os.environ["PATH"], **self.environment},
+            environment={"PATH": os.environ["PATH"], **fields(described), **self.environment},
             mounts=mounts,
             copied={str(TOP / "meta_cni/shim/shim"): str(self.scratch / "shim")},
             kept=[str(TOP), sys.base_prefix],
@@ -144,8 +150,25 @@ class DeployedNode:
         plugin = found["plugins"][0] if "plugins" in found else found
         return path.name, {"cniVersion": found["cniVersion"], "name": found["name"], **plugin}
 
+    def join(self, stand_in: StandIn) -> None:
+        """Be a node of a cluster, as the kubelet tells a container: its API server and its account."""
+        assert stand_in.authority is not None
+        account = self.scratch / "account"
+        account.mkdir()
+        (account / "token").write_text(next(iter(stand_in.tokens)))
+        (account / "ca.crt").write_text(stand_in.authority.certificate)
+        self.beside[ACCOUNT] = str(account)
+        address = urlsplit(stand_in.url)
+        self.environment["KUBERNETES_SERVICE_HOST"] = str(address.hostname)
+        self.environment["KUBERNETES_SERVICE_PORT"] = str(address.port)
+
     def call(
-        self, verb: str, pod: PodNetns, container_id: str = "c1", given: dict[str, Any] | None = None
+        self,
+        verb: str,
+        pod: PodNetns,
+        container_id: str = "c1",
+        given: dict[str, Any] | None = None,
+        args: str = "",
     ) -> dict[str, Any]:
         """As the runtime does, on the node: the plugin of its configuration, under that name."""
         given = given or self.configuration()[1]
@@ -155,6 +178,7 @@ class DeployedNode:
             "CNI_NETNS": f"/var/run/netns/{Path(pod.path).name}",
             "CNI_IFNAME": "eth0",
             "CNI_PATH": "/opt/cni/bin",
+            "CNI_ARGS": args,
             "PATH": "/usr/bin:/bin",
         }
         done = subprocess.run(
@@ -176,6 +200,14 @@ class DeployedNode:
             self.daemon.kill()
             self.daemon.wait()
         subprocess.run(["umount", "-l", self.scratch / "node"], check=True)
+
+
+def fields(described: Object) -> dict[str, str]:
+    """The environment that the manifest takes from the pod itself."""
+    known = {"spec.nodeName": NODE_NAME}
+    return {
+        each["name"]: known[each["valueFrom"]["fieldRef"]["fieldPath"]] for each in described.get("env", ())
+    }
 
 
 def capabilities(context: Object) -> list[str]:
@@ -247,6 +279,54 @@ def test_the_daemonset_serves_a_node(deployed: Callable[[Pod], DeployedNode], ho
     own = os.readlink("/proc/self/ns/pid")
     told = node.path("/run/diary").read_text().splitlines()
     assert [f"{verb} eth0 {own} node-1" for verb in ("ADD", "CHECK", "DEL")] == told
+    pod.close()
+
+
+NETWORK = {
+    "cniVersion": "1.0.0",
+    "type": "bridge",
+    "bridge": "br1",
+    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]},
+}
+
+
+def test_a_pod_of_the_cluster_gets_its_networks(deployed: Callable[[Pod], DeployedNode], host: Socket):
+    """By the manifest alone: the container's account, the API server's certificate, status and events."""
+    with StandIn(is_tls=True) as stand_in:
+        node = deployed(manifests.pod_of(manifests.rendered(DEPLOY)))
+        node.join(stand_in)
+        network = {"metadata": {"name": "media", "namespace": "telco"}}
+        stand_in.put(NAD, {**network, "spec": {"config": json.dumps(NETWORK)}})
+        annotations = {"k8s.v1.cni.cncf.io/networks": "media"}
+        metadata = {"name": "p", "namespace": "telco", "annotations": annotations}
+        made = stand_in.put(Kind.POD, {"metadata": metadata, "spec": {"nodeName": NODE_NAME}})
+        args = f"K8S_POD_NAMESPACE=telco;K8S_POD_NAME=p;K8S_POD_UID={made['metadata']['uid']}"
+
+        node.install()
+        node.start()
+        until(lambda: node.configuration()[0] == "00-meta-cni.conflist")
+        pod = node.sandbox("p")
+        node.call("ADD", pod, args=args)
+        links = pod.links()
+        known = stand_in.objects.known
+        until(lambda: sum(key[0] == "events" for key in known) == 2)
+        node.call("DEL", pod, args=args)
+        assert 0 == node.stop()
+
+    assert ["eth0", "net1"] == links
+    status = json.loads(
+        known["pods", "telco", "p"]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"]
+    )
+    assert [("cbr0", "eth0"), ("telco/media", "net1")] == [
+        (each["name"], each["interface"]) for each in status
+    ]
+    events = [known[key] for key in sorted(known) if key[0] == "events"]
+    assert [
+        "Add eth0 [10.244.3.2/24] from cbr0",
+        "Add net1 [10.1.0.2/24] from telco/media",
+    ] == [each["message"] for each in events]
+    assert {NODE_NAME} == {each["source"]["host"] for each in events}
+    assert set() == files(node)
     pod.close()
 
 
