@@ -1,12 +1,15 @@
 """The manifests and what they deploy say the same: flags, paths, ports, names, versions."""
 
 import json
+import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kubernetes.client import models
 
 from meta_cni import __version__, cli
 from meta_cni.daemon import configuration, http, install
@@ -284,3 +287,70 @@ def test_the_image_is_of_this_version(pod: Pod):
     assert {f"meta-cni:{__version__}"} == images
     first, _ = (DEPLOY / "Dockerfile").read_text().split("\n", 1)
     assert f"meta-cni:{__version__}" in shlex.split(first)
+
+
+SCALARS = {"str": str, "int": int, "bool": bool, "float": (int, float)}
+PARTS = re.compile(r"(List|Dict)\[(?:str, )?(.*)\]")
+
+
+def misfits(value: Any, kind: str, path: str) -> Iterator[str]:
+    """Where a value is not what Kubernetes' own schema of its type says, by the official client's models."""
+    parts = PARTS.fullmatch(kind)
+    if parts:
+        is_list = parts[1] == "List"
+        if not isinstance(value, list if is_list else dict):
+            yield f"{path}: expected {kind}"
+            return
+        for key, each in enumerate(value) if is_list else value.items():
+            yield from misfits(each, parts[2], f"{path}[{key}]")
+    elif kind in SCALARS:
+        if not isinstance(value, SCALARS[kind]) or (kind == "int" and isinstance(value, bool)):
+            yield f"{path}: {value!r}: expected {kind}"
+    elif kind != "object":
+        yield from _misfits_of_model(value, getattr(models, kind), path)
+
+
+def _misfits_of_model(value: Any, model: Any, path: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{path}: expected an object"
+        return
+    names = {key: attribute for attribute, key in model.attribute_map.items()}
+    for key, each in value.items():
+        if key not in names:
+            yield f"{path}.{key}: no such field"
+        else:
+            yield from misfits(each, model.openapi_types[names[key]], f"{path}.{key}")
+    try:
+        model(**{names[key]: each for key, each in value.items() if key in names})
+    except ValueError as error:  # what is required
+        yield f"{path}: {error}"
+
+
+@pytest.mark.parametrize("directory", [*OVERLAYS, DEPLOY / "uninstall"], ids=lambda each: each.name)
+def test_every_field_is_kubernetes_own(directory: Path):
+    """A server drops what it does not know, and says so to nobody who pipes it."""
+    found = [
+        line
+        for each in manifests.rendered(directory)
+        for line in misfits(each, f"V1{each['kind']}", f"{each['kind']} {each['metadata']['name']}")
+    ]
+
+    assert [] == found
+
+
+def test_a_field_that_is_misspelt_is_found():
+    """The test above can fail: an unknown key, a wrong type, a missing one."""
+    daemon_set = manifests.only(manifests.rendered(DEPLOY), "DaemonSet")
+    spec = daemon_set["spec"]["template"]["spec"]
+    spec["hostPid"] = True
+    spec["terminationGracePeriodSeconds"] = "75"
+    del spec["containers"]
+
+    found = list(misfits(daemon_set, "V1DaemonSet", "it"))
+
+    pod = "it.spec.template.spec"
+    assert [
+        f"{pod}.terminationGracePeriodSeconds: '75': expected int",
+        f"{pod}.hostPid: no such field",
+    ] == sorted(found[:2], reverse=True)
+    assert "containers" in found[2]
