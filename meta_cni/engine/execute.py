@@ -29,6 +29,7 @@ AT_ONCE = 8
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
+Deletion = Callable[[], None]
 Construct = Callable[[Record, Executed, PluginConfig, Namespaces], Delegate]
 """Make the delegate of one plugin; raises BadConfig when its configuration is wrong."""
 
@@ -263,13 +264,21 @@ def undo(
     """
     failures = _detach_side_by_side(records, construct, namespaces)
     errors: list[CNIError] = []
+    deletions: dict[str, list[Deletion]] = {}
+
+    def construct_all(group: int) -> None:
+        for each in records:
+            if each.group == group:
+                deletions[each.interface] = _deletions(each, construct, namespaces)
+
     groups: set[int] = set()
     for record in reversed(sorted(records, key=lambda each: each.turn)):
         if record.group and record.group not in groups:
             groups.add(record.group)
-            errors.extend(_delete_group(record.group, namespaces))
+            errors.extend(_delete_group(record.group, namespaces, partial(construct_all, record.group)))
         if not record.is_side_by_side:
-            failures[record.interface] = _detach(record, construct, namespaces)
+            mine = deletions.get(record.interface) or _deletions(record, construct, namespaces)
+            failures[record.interface] = _detach(record, mine)
         errors.extend(failures[record.interface])
     return tuple(each for each in records if failures[each.interface]), tuple(errors)
 
@@ -281,14 +290,19 @@ def _detach_side_by_side(
     apart = [each for each in records if each.is_side_by_side]
     if apart and namespaces.is_gone:  # looked for here: another thread must not open it
         namespaces = Namespaces("")
-    answers, _ = _all_at_once(partial(_detach, construct=construct, namespaces=namespaces), apart)
+
+    def detach(record: Record) -> list[CNIError]:
+        return _detach(record, _deletions(record, construct, namespaces))
+
+    answers, _ = _all_at_once(detach, apart)
     return {each.interface: failures for each, failures in zip(apart, answers, strict=True)}
 
 
-def _delete_group(group: int, namespaces: Namespaces) -> list[CNIError]:
+def _delete_group(group: int, namespaces: Namespaces, meanwhile: Callable[[], None]) -> list[CNIError]:
+    """Delete the links of a group; `meanwhile` is called while the kernel is at it, if there are any."""
     try:
         if not namespaces.is_gone:
-            link.remove_group(namespaces.pod, group)
+            link.remove_group(namespaces.pod, group, meanwhile)
     except NetnsGone:
         return []
     except CNIError as error:
@@ -296,12 +310,27 @@ def _delete_group(group: int, namespaces: Namespaces) -> list[CNIError]:
     return []
 
 
-def _detach(record: Record, construct: Construct, namespaces: Namespaces) -> list[CNIError]:
-    failures: list[CNIError] = []
+def _deletions(record: Record, construct: Construct, namespaces: Namespaces) -> list[Deletion]:
+    """What undoes an attachment, in its order; nothing is touched, and no mistake is told before its turn."""
+    found: list[Deletion] = []
     previous = _previous(record)
     for executed in reversed(record.executed):
         try:
-            construct(record, executed, _plugin(record, executed, previous), namespaces).delete()
+            found.append(construct(record, executed, _plugin(record, executed, previous), namespaces).delete)
+        except Exception as error:  # noqa: BLE001 - raised when its turn comes
+            found.append(partial(_raise, error))
+    return found
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _detach(record: Record, deletions: Sequence[Deletion]) -> list[CNIError]:
+    failures: list[CNIError] = []
+    for delete in deletions:
+        try:
+            delete()
         except CNIError as error:
             where = f"detach {record.interface} from network {record.network}"
             failures.append(_prefixed(error, where))

@@ -7,7 +7,7 @@ MTU, group, the bridge as master and the host end up: creating and then moving c
 
 import errno
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -410,11 +410,15 @@ def remove(socket: Socket, name: str) -> None:
         socket.delete_links(delete(name), (found.index,))
 
 
-def remove_group(socket: Socket, group: int) -> None:
-    """Delete every link of a group, until all are announced to be gone; none is success."""
+def remove_group(socket: Socket, group: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """
+    Delete every link of a group, until all are announced to be gone; none is success.
+
+    `meanwhile` is called while the kernel is at it.
+    """
     indexes = [each.index for each in dump(socket) if each.group == group]
     if indexes:
-        socket.delete_links(delete_group(group), indexes)
+        socket.delete_links(delete_group(group), indexes, meanwhile)
 
 
 def require(socket: Socket, name: str, what: str) -> Link:

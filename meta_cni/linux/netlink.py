@@ -11,7 +11,7 @@ import errno
 import os
 import socket as sockets
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -151,13 +151,16 @@ class Socket:
             return Reply(tuple(waiting.echoed), waiting.errno)
         return self.request([lookup])[0]
 
-    def delete_links(self, request: Request, indexes: Collection[int]) -> None:
+    def delete_links(
+        self, request: Request, indexes: Collection[int], meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         """
         Send a deletion, and wait until the kernel has announced that each of these links is gone.
 
         The acknowledgement comes 15 to 25 ms later, after a grace period that nobody needs
         (netdev_run_todo(), net/core/dev.c): the names are free and both ends are out of sight
-        when RTM_DELLINK is announced. Sending blocks as long, hence the thread.
+        when RTM_DELLINK is announced. Sending blocks as long, hence the thread; `meanwhile` is
+        called while that is at it.
         """
         self._sequence += 1
         datagram = encode(
@@ -166,6 +169,7 @@ class Socket:
         self._set(NETLINK_ADD_MEMBERSHIP)
         try:
             self._send_aside(datagram, request.action)
+            meanwhile()
             self._await_gone(request, set(indexes), self._sequence)
         finally:
             self._set(NETLINK_DROP_MEMBERSHIP)

@@ -49,8 +49,12 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """On the connection's own thread."""
-        super().finish_request(self.context.wrap_socket(request, server_side=True), client_address)
+        """On the connection's own thread, which closes it: else it is open until garbage is collected."""
+        with self.context.wrap_socket(request, server_side=True) as connection:
+            super().finish_request(connection, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has ended says nothing."""
 
     def patched(self, place: tuple[str, str, str], patch: dict[str, Any]) -> dict[str, Any]:
         """An object with other annotations; who watches is told."""
