@@ -81,7 +81,7 @@ def played() -> Iterator[Callable[[Answer], Socket]]:
 
         threads.append(threading.Thread(target=serve))
         threads[-1].start()
-        return Socket(ours, timeout_s=1.0)
+        return Socket(ours, timeout_s=10.0)
 
     yield play
     for each in ends:
