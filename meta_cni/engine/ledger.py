@@ -178,7 +178,10 @@ class Ledger:
         """Move a damaged entry out of the way, where it can be looked at."""
         target = self.directory / "damaged" / f"{container_id}.{time.time_ns()}"
         _make_directory(target.parent)
-        os.replace(self.directory / container_id, target)
+        try:
+            os.replace(self.directory / container_id, target)
+        except OSError as error:
+            raise IOFailure(f"set aside ledger entry {container_id}: {error.strerror}") from None
         return target
 
     def holders(self, devices: Collection[str]) -> list[tuple[Entry, Record]]:
@@ -201,9 +204,12 @@ class Ledger:
     def container_ids(self) -> tuple[str, ...]:
         """Every sandbox that has an entry."""
         try:
-            names = [each.name for each in os.scandir(self.directory) if each.is_file()]
+            with os.scandir(self.directory) as found:
+                names = [each.name for each in found if each.is_file()]
         except FileNotFoundError:
             return ()
+        except OSError as error:
+            raise IOFailure(f"read ledger {self.directory}: {error.strerror}") from None
         return tuple(sorted(name for name in names if not name.startswith(".")))
 
     def marks(self) -> dict[str, tuple[int, ...]]:
@@ -349,8 +355,11 @@ def _decode(text: bytes, path: Path) -> Entry:
     told = _checked(RESULTS, lines[2:4])
     if told is None and len(lines) > 4:  # it is all there, and not as it was written
         raise DamagedEntry(f"read ledger entry {path}: the checksum of its results does not match")
-    records = tuple(_record(each, told or {}) for each in document.pop("records"))
-    return Entry(records=records, **document)
+    try:
+        records = tuple(_record(each, told or {}) for each in document.pop("records"))
+        return Entry(records=records, **document)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DamagedEntry(f"read ledger entry {path}: another version wrote it: {error}") from None
 
 
 def _checked(head: str, lines: list[bytes]) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 """What was done is known, whatever happens to the machine."""
 
+import hashlib
+import json
 import os
 import threading
 from dataclasses import replace
@@ -126,6 +128,19 @@ def test_a_full_disk_is_told_when_results_are_added(ledger: Ledger, record: Reco
     assert entry == ledger.read("c")
 
 
+@pytest.mark.parametrize("damage", [{"colour": "red"}, {"records": [{}]}, {"records": None}])
+def test_an_entry_of_another_version_is_no_bug(ledger: Ledger, damage: dict[str, object]):
+    """A daemon that was put back to an older version undoes what it can instead of failing for ever."""
+    ledger.write(Entry("c", records=(RECORD,)))
+    path = ledger.directory / "c"
+    head, body = path.read_bytes().split(b"\n")[:2]
+    body = json.dumps({**json.loads(body), **damage}).encode()
+    path.write_bytes(head.rpartition(b" ")[0] + f" {hashlib.sha256(body).hexdigest()}\n".encode() + body)
+
+    with pytest.raises(DamagedEntry, match="another version wrote it"):
+        ledger.read("c")
+
+
 def test_full_disk_keeps_the_old_entry(ledger: Ledger, mocker):
     """A write that fails must not cost what was known."""
     entry = Entry("c", records=(RECORD,))
@@ -223,6 +238,10 @@ def test_unwritable_places_are_told_by_name(tmp_path: Path, mocker):
         ledger.read("c")
     with pytest.raises(IOFailure, match="remove ledger entry"):
         ledger.remove("c")
+    with pytest.raises(IOFailure, match="read ledger"):
+        ledger.container_ids()
+    with pytest.raises(IOFailure, match="set aside ledger entry gone: No such file"):
+        Ledger(tmp_path / "l").set_aside("gone")
     mocker.patch("meta_cni.engine.ledger.os.open", side_effect=OSError(13, "Permission denied"))
     with pytest.raises(IOFailure, match="open lock"), Ledger(tmp_path / "l").locked("c", 1):
         pass
