@@ -3,7 +3,8 @@ host-local's directory of one network: one file an address, marks, and a lock.
 
 The files are the reference plugin's (plugins/ipam/host-local/backend/disk), byte for byte, and
 so is their lock: both programs hand out addresses from one directory at the same time and never
-the same one. A file is named by its address, made with O_EXCL, and holds
+the same one. No symbolic link is written through: whoever wrote the configuration chose the directory,
+and somebody else may have put one there. A file is named by its address, made with O_EXCL, and holds
 `<container id>\\r\\n<interface>`; very old versions wrote no interface.
 """
 
@@ -183,7 +184,7 @@ def _mark(path: str, content: bytes, undo: ExitStack) -> None:
     """Overwrite in place: a full disk must not cost what was there before."""
     with _told(f"write {path}"):
         is_there = os.path.exists(path)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
             before = os.pread(descriptor, READ_BYTES, 0) if is_there else None
             undo.callback(_restore, path, before)
@@ -298,7 +299,7 @@ def locked(directory: Path, deadline_s: float) -> Iterator[None]:
 
 def _open_lock(path: str) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, LOCK_MODE)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, LOCK_MODE)
     except OSError as error:
         raise IOFailure(f"open {path}: {error.strerror}") from None
 

@@ -373,6 +373,29 @@ def test_strange_files_are_nobody_s_and_never_waited_for(opened: Open, node: Pat
     }
 
 
+@pytest.mark.parametrize("name", ["last_reserved_ip.0", "lock"])
+def test_no_symbolic_link_is_written_through(opened: Open, node: Path, tmp_path: Path, name: str):
+    """Whoever may write into dataDir must not have us, who are root, overwrite a file of the node."""
+    (tmp_path / "shadow").write_bytes(b"root:*")
+    (node / "blue").mkdir(parents=True)
+    (node / "blue" / name).symlink_to(tmp_path / "shadow")
+
+    with pytest.raises(IOFailure, match=f"{name}: Too many levels of symbolic links"):
+        opened(TINY).acquire()
+
+    assert b"root:*" == (tmp_path / "shadow").read_bytes()
+    assert {name, "lock"} == {each.name for each in (node / "blue").iterdir()} | {"lock"}
+
+
+def test_a_mark_that_is_a_named_pipe_is_told_and_holds_nobody(opened: Open, node: Path):
+    """Opening it would wait for a reader for ever, with the lock held."""
+    (node / "blue").mkdir(parents=True)
+    os.mkfifo(node / "blue" / "last_reserved_ip.0")
+
+    with pytest.raises(IOFailure, match=r"last_reserved_ip\.0: Illegal seek"):
+        opened(TINY).acquire()
+
+
 @pytest.mark.parametrize("content", [b"", b"bogus", b"\xff", b"10.9.9.9", b"fd00::7"])
 def test_a_torn_mark_starts_from_the_first_address(opened: Open, node: Path, content: bytes):
     """After a crash it may hold anything."""
