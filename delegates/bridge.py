@@ -35,6 +35,8 @@ THERE = frozenset((errno.EEXIST,))
 POD = 2
 """Index of the pod's end in the result's interfaces."""
 LONGEST_NAME = 15  # IFNAMSIZ less the NUL, <linux/if.h>
+NO_MAC = "00:00:00:00:00:00"
+"""Of a bridge that has no ports any more."""
 TRUNK_NATIVE = 1
 """The native VLAN of a trunk for which no `vlan` is given."""
 
@@ -144,7 +146,7 @@ class Bridge:
             group=self.attachment.group,
             master=bridge.index,
         )
-        (reply,) = host.request([request])
+        *_, reply = host.request([*self._keep_mac(bridge), request])
         port, pod_index = link.veth_indexes(reply)
         host.request(self._port_requests(bridge, port))
         sysctl.set_new(f"net/ipv6/conf/{host_name}/accept_ra", "0")
@@ -167,6 +169,16 @@ class Bridge:
         if not self.is_pod_down:
             configure.announce(self.attachment.namespaces, pod_end.name, ips)
         return self._told((*ends, pod_end), gateway, addresses)
+
+    def _keep_mac(self, bridge: Link) -> list[Request]:
+        """
+        A gateway's MAC is set to what it is, before it has one more port.
+
+        Else it is the lowest one of its ports, and changes with them (net/bridge/br_stp_if.c).
+        """
+        is_gateway = self.is_gateway and not self.vlan and not self.attachment.addresses.is_none
+        is_known = bridge.mac != NO_MAC
+        return [link.set_link(bridge.index, mac=bridge.mac)] if is_gateway and is_known else []
 
     def _packet_filters(self) -> str:
         """The backend of a masquerade, empty for none; raises ProgramFailed when a program is missing."""
@@ -255,6 +267,9 @@ class Bridge:
         for each in dict.fromkeys(wanted):
             if each not in present:
                 self._put_address(gateway, each, present)
+        if not self.vlan and bridge.mac == NO_MAC:  # that of its first port
+            host = self.attachment.namespaces.host
+            host.request(self._keep_mac(link.require(host, bridge.name, "bridge")))
         if any(each.address.version == 4 for each in ips):
             sysctl.write("net/ipv4/ip_forward", "1")
         if any(each.address.version == 6 for each in ips):
@@ -284,12 +299,7 @@ class Bridge:
         return found
 
     def _put_address(self, gateway: Link, wanted: InterfaceAddress, present: list[InterfaceAddress]) -> None:
-        """
-        One address on the gateway; another IPv4 one, or an overlapping IPv6 one, is in the way.
-
-        The MAC is set to what it is now: else a bridge's is the lowest one of its ports, and
-        changes with them (net/bridge/br_stp_if.c).
-        """
+        """One address on the gateway; another IPv4 one, or an overlapping IPv6 one, is in the way."""
         host = self.attachment.namespaces.host
         batch = []
         for each in present:
@@ -303,8 +313,7 @@ class Bridge:
                 )
             batch.append(address.delete(gateway.index, each))
         added = address.add(gateway.index, wanted, is_nodad=not self.is_dad)
-        current = link.require(host, gateway.name, "gateway")
-        host.request([*batch, replace(added, tolerate=THERE), link.set_link(gateway.index, mac=current.mac)])
+        host.request([*batch, replace(added, tolerate=THERE)])
 
     def _wait_for_port(self, *indexes: int) -> tuple[Link, Link]:
         """Bridge and port as they are when the bridge forwards for the port; normally it does at once."""

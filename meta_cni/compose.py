@@ -256,6 +256,7 @@ def construct(
             policy=executed.ipam_policy,
             directories=memory.directories,
             root=memory.root,
+            is_new=request.command == "ADD",
         )
         memory.learn(plugin.network, addresses)
     attachment = Attachment(

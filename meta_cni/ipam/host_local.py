@@ -195,8 +195,12 @@ def _next(index: int, set_: RangeSet, last: Address | None, taken: Collection[st
     )
 
 
-def parse(config: PluginConfig, cni_args: Mapping[str, str]) -> Options:
-    """Check an ipam section of type host-local; raises BadConfig. Nothing is read or touched."""
+def parse(config: PluginConfig, cni_args: Mapping[str, str], *, is_new: bool = False) -> Options:
+    """
+    Check an ipam section of type host-local; raises BadConfig. Nothing is read or touched.
+
+    A gateway outside of its network (the reference refuses it since 1.10.0) keeps no DEL.
+    """
     section = config.ipam
     assert section is not None
     runtime = config.section.section("runtimeConfig")
@@ -206,6 +210,8 @@ def parse(config: PluginConfig, cni_args: Mapping[str, str]) -> Options:
         ranges.check_sets(sets, section.where)
     if not sets:
         raise BadConfig(f"{section.where}: no IP ranges specified: expected ranges, a list of range sets")
+    if is_new:
+        ranges.check_gateways(sets, section.where)
     keys.require_one_per_family(config, (each[0].subnet.version for each in sets))
     return Options(
         sets=sets,

@@ -104,6 +104,13 @@ def check_sets(sets: Sequence[RangeSet], where: str) -> None:
             raise BadConfig(f"{where}: range set {n} overlaps with {m}")
 
 
+def check_gateways(sets: Sequence[RangeSet], where: str) -> None:
+    """A gateway is in its range's network."""
+    for each in (range_ for set_ in sets for range_ in set_):
+        if each.gateway not in each.subnet:
+            raise BadConfig(f"{where}: gateway {each.gateway} not in network {each.subnet}")
+
+
 def _pairs(items: Sequence[Item]) -> Iterator[tuple[Item, Item]]:
     return ((one, other) for n, one in enumerate(items) for other in items[n + 1 :])
 
