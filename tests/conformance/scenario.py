@@ -6,6 +6,8 @@ One YAML file each, whose name is the claim:
     plugin: bridge                 # the type, and the default of every step
     about: why anyone cares
     since: 1.6.0                   # the oldest reference that has what is asked for
+    defect: 'DEL.*masquerade'      # what the reference does wrong: a line of its outcome, or {ours: ...}
+    until: 1.10.0                  # the first reference without the defect; only it is asked to succeed then
     versions: [1.0.0, 1.1.0]       # default: every CNI version that both speak
     needs: bridge VLAN filtering   # what the kernel must have (tests/netns/features.py)
     before:                        # shell lines that make the node and the pod what they are
@@ -20,8 +22,9 @@ A step may also have `plugin`, `container`, `interface`, `netns` (pod, node, gon
 (CNI_ARGS), `config` (keys put over those above; null takes one away), `stdin` (sent as it is),
 `environment` (over the variables; null takes one away) and `previous`. prevResult is what the
 last ADD answered, whichever plugin of a chain that was, unless `previous` says otherwise.
-`error` is a text in both messages, or one for each of `reference` and `ours`. A CHECK that is to
-succeed is left out for versions before 0.4.0.
+`error` is a text in both messages, or one for each of `reference` and `ours`; `code` is ours, where the
+reference has another one (999, internal, for nearly everything). A CHECK that is to succeed is left
+out for versions before 0.4.0.
 """
 
 from collections.abc import Mapping
@@ -38,9 +41,12 @@ LAST = "last"
 """Of `previous`: what the last ADD of this attachment answered, where it answered anything."""
 STEP_KEYS = {
     *("command", "plugin", "container", "interface", "netns", "args"),
-    *("config", "stdin", "environment", "previous", "change", "error"),
+    *("config", "stdin", "environment", "previous", "change", "error", "code"),
 }
-SCENARIO_KEYS = {"plugin", "about", "since", "versions", "needs", "before", "config", "steps"}
+SCENARIO_KEYS = {
+    *("plugin", "about", "since", "versions", "needs", "before", "config", "steps"),
+    *("defect", "until"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class Step:
     previous: Any = LAST
     change: Mapping[str, list[str]] = field(default_factory=dict)
     error: Mapping[str, str] = field(default_factory=dict)
+    code: int = 0
+    """Of our error, where it is another one than the reference's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,9 @@ class Scenario:
     versions: tuple[str, ...] = ()
     since: tuple[int, ...] = ()
     needs: str = ""
+    defect: Mapping[str, str] = field(default_factory=dict)
+    """Whose outcome has what the other's has not -> a pattern of its lines."""
+    until: tuple[int, ...] = ()
 
     def in_version(self, version: str) -> "Scenario":
         """Without a CHECK that is to succeed where there is no such verb yet."""
@@ -79,6 +90,14 @@ class Scenario:
             return self
         steps = tuple(each for each in self.steps if each.command != "CHECK" or each.error)
         return replace(self, steps=steps)
+
+    def beside(self, reference: tuple[int, ...]) -> "Scenario":
+        """Without the defect, where this reference has mended it."""
+        if not self.until or reference < self.until:
+            return self
+        mended = ({key: text for key, text in each.error.items() if key == "ours"} for each in self.steps)
+        steps = tuple(replace(each, error=error) for each, error in zip(self.steps, mended, strict=True))
+        return replace(self, steps=steps, defect={})
 
 
 def _step(given: str | dict[str, Any], scenario: Mapping[str, Any]) -> Step:
@@ -90,6 +109,7 @@ def _step(given: str | dict[str, Any], scenario: Mapping[str, Any]) -> Step:
     error = values.get("error")
     if isinstance(error, str):
         values["error"] = {"reference": error, "ours": error}
+    assert all(values.get("error", {}).values()), f"{values}: an error says something"
     return Step(**values)
 
 
@@ -105,7 +125,13 @@ def parse(name: str, text: str) -> Scenario:
         versions=tuple(document.get("versions", ())),
         since=number(document.get("since", "0")),
         needs=document.get("needs", ""),
+        defect=_defect(document.get("defect", {})),
+        until=number(document["until"]) if "until" in document else (),
     )
+
+
+def _defect(given: str | dict[str, str]) -> dict[str, str]:
+    return {"reference": given} if isinstance(given, str) else given
 
 
 def number(version: str) -> tuple[int, ...]:

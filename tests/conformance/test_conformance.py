@@ -6,6 +6,7 @@ what differences.py says.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,7 @@ def cases() -> list[tuple[Scenario, str]]:
     newest = scenarios.number(REFERENCE.version or "999")
     known = spoken()
     return [
-        (each.in_version(version), version)
+        (each.in_version(version).beside(newest), version)
         for each in scenarios.load()
         if newest >= each.since
         for version in (known if _succeeds(each) else (known[0], known[-1]))
@@ -106,7 +107,31 @@ def require_errors(scenario: Scenario, who: str, outcome: Outcome) -> None:
         told: Any = {key: value for key, value in outcome.items() if key.startswith(f"{path}.answer")}
         assert (words is not None) == (outcome[f"{path}.exit"] != 0), f"{who}: {path}: {told}"
         message = "; ".join(str(value) for key, value in told.items() if key.endswith((".msg", ".details")))
+        message = message or f"exit {outcome[f'{path}.exit']}"  # of a crash
         assert (words or "") in message, f"{who}: {path}: {message!r} has no {words!r}"
+        if who == "ours" and step.code:
+            assert step.code == told[f"{path}.answer.code"], f"{who}: {path}: {told}"
+
+
+def told_apart(scenario: Scenario, theirs: Outcome, ours: Outcome) -> list[str]:
+    """The differences, without the codes that the file has and require_errors() looks at."""
+    steps = enumerate(scenario.steps)
+    known = tuple(f"{path_of(number, step)}.answer.code: " for number, step in steps if step.code)
+    return [each for each in differences(theirs, ours) if not each.startswith(known)]
+
+
+def require_defect(scenario: Scenario, theirs: Outcome, ours: Outcome) -> None:
+    """What the reference does wrong, it does; and we do not."""
+    for who, pattern in scenario.defect.items():
+        one, other = (theirs, ours) if who == "reference" else (ours, theirs)
+        assert lines_with(pattern, one), f"{who} has no line with {pattern}: is the defect mended?"
+        assert [] == lines_with(pattern, other)
+
+
+def lines_with(pattern: str, outcome: Outcome) -> list[str]:
+    """The lines of an outcome that have it."""
+    lines = [f"{path}: {value}" for path, value in outcome.items()]
+    return [each for each in lines if re.search(pattern, each)]
 
 
 @pytest.mark.parametrize(("scenario", "version"), PARAMETERS)
@@ -126,10 +151,11 @@ def test_same_outcome_as_the_reference(scenario: Scenario, version: str, tmp_pat
     theirs = outcomes.pop("reference")
     require_errors(scenario, "reference", theirs)
     for name, ours in outcomes.items():
-        lines = [f"{scenario.name} {version}: {each}" for each in differences(theirs, ours)]
+        lines = [f"{scenario.name} {version}: {each}" for each in told_apart(scenario, theirs, ours)]
         unlisted = applied.unlisted(scenario.plugin, lines)
         assert not unlisted, f"{name}:\n" + "\n".join(unlisted)
         require_errors(scenario, "ours", ours)
+        require_defect(scenario, theirs, ours)
     applied.scenarios.add((scenario.name, version))
 
 
@@ -155,7 +181,9 @@ def test_every_intended_difference_is_needed(applied: Applied):
         *(each.needs for each, version in CASES if (each.name, version) not in applied.scenarios),
         *(each.needs for each in scenarios.load() if each.name not in NEWEST_OF),  # not for this reference
     }
-    judged = [each for each in INTENDED if each.needs not in not_judged]
+    newest = scenarios.number(REFERENCE.version or "999")
+    mended = {each for each in INTENDED if each.until and newest >= scenarios.number(each.until)}
+    judged = [each for each in INTENDED if each.needs not in not_judged and each not in mended]
     unneeded = [f"{each.plugin or 'all'}: {each.pattern}" for each in judged if each not in applied.entries]
 
     assert [] == unneeded
