@@ -235,20 +235,12 @@ def construct(
 ) -> Delegate:
     """The delegate of one plugin of an attachment, with its addresses and its environment."""
     netns_path = "" if request.command != "CHECK" and namespaces.is_gone else namespaces.path
-    variables = {
-        "CNI_CONTAINERID": record.container_id,
-        "CNI_NETNS": netns_path,
-        "CNI_IFNAME": record.interface,
-        "CNI_ARGS": requests.format_args(record.cni_args),
-        "CNI_PATH": ":".join(record.path),
-        CHAIN: record.container_id,
-    }
-    environment = invoke.environment(request.environment, variables)
+    environment = invoke.environment(request.environment, _variables(request, record, netns_path))
     addresses: ipam.Addresses = ipam.Nothing()
     if executed.is_builtin:
         addresses = ipam.open_addresses(
             plugin,
-            container_id=variables["CNI_CONTAINERID"],
+            container_id=record.container_id,
             interface=record.interface,
             cni_args=record.cni_args,
             environment=environment,
@@ -256,11 +248,10 @@ def construct(
             policy=executed.ipam_policy,
             directories=memory.directories,
             root=memory.root,
-            is_new=request.command == "ADD",
         )
         memory.learn(plugin.network, addresses)
     attachment = Attachment(
-        container_id=variables["CNI_CONTAINERID"],
+        container_id=record.container_id,
         interface=record.interface,
         netns=netns_path,
         namespaces=namespaces,
@@ -271,9 +262,23 @@ def construct(
         deadline_s=record.deadline_s,
     )
     if executed.is_builtin:
-        return Timed(delegates.load(executed.type)(plugin, attachment), timeline, record, executed)
-    external = External(plugin, attachment, executed.binary, environment, memory.root)
-    return Timed(external, timeline, record, executed)
+        made: Delegate = delegates.load(executed.type)(plugin, attachment)
+    else:
+        made = External(plugin, attachment, executed.binary, environment, memory.root)
+    return Timed(made, timeline, record, executed)
+
+
+def _variables(request: Request, record: Record, netns_path: str) -> dict[str, str]:
+    """What an executed plugin of an attachment is told beside its configuration; it may get another verb."""
+    return {
+        "CNI_COMMAND": request.command,
+        "CNI_CONTAINERID": record.container_id,
+        "CNI_NETNS": netns_path,
+        "CNI_IFNAME": record.interface,
+        "CNI_ARGS": requests.format_args(record.cni_args),
+        "CNI_PATH": ":".join(record.path),
+        CHAIN: record.container_id,
+    }
 
 
 @dataclass(frozen=True, slots=True)

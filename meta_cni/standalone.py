@@ -218,7 +218,6 @@ def _addresses(request: Request, config: PluginConfig) -> ipam.Addresses:
         cni_args=request.args,
         environment=invoke.environment(request.environment, _cni_variables(request)),
         deadline_s=DEADLINE_S,
-        is_new=request.command == "ADD",
     )
 
 

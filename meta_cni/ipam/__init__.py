@@ -50,16 +50,15 @@ def open_addresses(
     policy: str = "auto",
     directories: Directories | None = None,
     root: str = "",
-    is_new: bool = False,
 ) -> Addresses:
     """
     The addresses of one attachment; `config` is the whole standard input of its plugin.
 
     `policy` is a delegatePolicy: auto, builtin or exec; `directories` is what a daemon remembers
     of host-local's; an executed plugin is looked for in the environment's CNI_PATH, and `root` is /
-    for it. For an attachment that is not new, what its ADD may have been allowed is not refused. Raises
-    BadConfig when the ipam section is wrong, DelegateFailed when its plugin is not there. Nothing is
-    touched.
+    for it. But for the ADD of CNI_COMMAND, what an older version's ADD may have been allowed is not
+    refused. Raises BadConfig when the ipam section is wrong, DelegateFailed when its plugin is not
+    there. Nothing is touched.
     """
     plugin_type = config.ipam_type
     if not plugin_type:
@@ -67,6 +66,7 @@ def open_addresses(
     if not is_executed(config, policy):
         if plugin_type == "static":
             return Static(static.parse(config, cni_args))
+        is_new = environment.get("CNI_COMMAND") == "ADD"
         options = host_local.parse(config, cni_args, is_new=is_new)
         return HostLocal(options, container_id, interface, deadline_s, directories or Directories())
     return External(config, invoke.find(plugin_type, _path(environment)), environment, deadline_s, root)

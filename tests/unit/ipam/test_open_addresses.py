@@ -44,6 +44,21 @@ def opened(plugin: PluginConfig, path: tuple[str, ...], policy: str = "auto") ->
     )
 
 
+def test_what_an_older_version_allowed_keeps_no_del(tmp_path: Path):
+    """A pod attached before an upgrade must come to its end: its gateway was taken by that ADD."""
+    ranges = [[{"subnet": "10.0.0.0/29", "gateway": "10.9.0.1"}]]
+    plugin = config(type="host-local", dataDir=str(tmp_path), ranges=ranges)
+    given = {"container_id": "c1", "interface": "eth0", "cni_args": {}, "deadline_s": 10}
+    (tmp_path / "blue").mkdir()
+    (tmp_path / "blue" / "10.0.0.2").write_bytes(b"c1\r\neth0")
+
+    with pytest.raises(BadConfig, match=r"gateway 10\.9\.0\.1 not in network 10\.0\.0\.0/29"):
+        ipam.open_addresses(plugin, environment={"CNI_COMMAND": "ADD"}, **given)
+    ipam.open_addresses(plugin, environment={"CNI_COMMAND": "DEL"}, **given).release()
+
+    assert ["lock"] == [each.name for each in (tmp_path / "blue").iterdir()]
+
+
 @pytest.mark.parametrize("plugin", [config(), config(type="")], ids=["empty", "no type"])
 def test_without_ipam_there_are_no_addresses(plugin: PluginConfig):
     """Layer 2 only is a configuration, not a mistake."""
