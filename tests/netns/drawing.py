@@ -34,6 +34,8 @@ class Draw:
     root: Path
     is_filtering: bool
     """The kernel's bridges have VLANs."""
+    kinds: frozenset[str] = frozenset()
+    """Of KINDS those that the kernel has."""
     is_mac_guarded: bool = False
     """Only frames from the MAC that the interface was made with come into its bridge."""
     is_loopback_free: bool = False
@@ -60,7 +62,7 @@ class Draw:
     def device(self) -> str:
         """A link of the node for this network alone."""
         self.is_exclusive = True
-        self.devices.append(f"own{self.number}")
+        self.devices.append(f"own{self.number}{'abc'[len(self.devices)]}")
         return self.devices[-1]
 
     def masquerade(self) -> Plugin:
@@ -170,6 +172,42 @@ def host_device(draw: Draw) -> Plugin:
     return {"type": "host-device", "device": draw.device(), **draw.ipam()}
 
 
+def ipvlan(draw: Draw) -> Plugin:
+    """On a link of its own: one that has macvlans takes none."""
+    mode = draw.random.choice(("l2", "l2", "l3"))
+    return {
+        "type": "ipvlan",
+        "master": draw.device(),
+        "mode": mode,
+        **draw.mtu(),
+        **draw.ipam(is_needed=True),
+    }
+
+
+def vlan(draw: Draw) -> Plugin:
+    """A link has each VLAN once, wherever it is."""
+    number = draw.random.randrange(1, 4095)
+    return {
+        "type": "vlan",
+        "master": draw.device(),
+        "vlanId": number,
+        **draw.mtu(),
+        **draw.ipam(is_needed=True),
+    }
+
+
+def dummy(draw: Draw) -> Plugin:
+    """With addresses."""
+    return {"type": "dummy", **draw.ipam(is_needed=True)}
+
+
+def bond(draw: Draw) -> Plugin:
+    """Of two links of the node."""
+    links = [{"name": draw.device()} for _ in range(2)]
+    mode = draw.random.choice(("active-backup", "balance-rr", "balance-xor"))
+    return {"type": "bond", "mode": mode, "miimon": "100", "links": links, **draw.ipam()}
+
+
 def tuning(draw: Draw) -> Plugin:
     """Sysctls and link attributes, with what was before in a directory that all pods share."""
     mac = {} if draw.is_mac_guarded else draw.maybe(mac=draw.mac())
@@ -208,6 +246,11 @@ def sbr(draw: Draw) -> Plugin:
     return {"type": "sbr"}
 
 
+def vrf(draw: Draw) -> Plugin:
+    """Of its own, for an interface without addresses: no other plugin looks for its routes."""
+    return {"type": "vrf", "vrfname": f"vrf{draw.number}"}
+
+
 def loopback(draw: Draw) -> Plugin:
     """A pod has one."""
     draw.is_exclusive = True
@@ -220,6 +263,10 @@ FIRST: dict[str, Callable[[Draw], Plugin]] = {
     "ptp": ptp,
     "tap": tap,
     "host-device": host_device,
+    "ipvlan": ipvlan,
+    "vlan": vlan,
+    "dummy": dummy,
+    "bond": bond,
 }
 """What makes an interface."""
 CHAINED: dict[str, Callable[[Draw], Plugin]] = {
@@ -227,14 +274,17 @@ CHAINED: dict[str, Callable[[Draw], Plugin]] = {
     "route-override": route_override,
     "sbr": sbr,
     "loopback": loopback,
+    "vrf": vrf,
 }
 """What comes after it in a list."""
+KINDS = ("ipvlan", "vlan", "dummy", "bond", "vrf")
+"""Plugins that need a kind of link of their name, which not every kernel has."""
 NEEDS_ADDRESSES = ("sbr",)
 
 
 def plugins(draw: Draw) -> list[Plugin]:
     """The plugins of a network: one that makes the interface, then up to two chained ones."""
-    first = draw.random.choice([each for each in FIRST if each in delegates.BUILTIN])
+    first = draw.random.choice([each for each in FIRST if each in delegates.BUILTIN and _has(draw, each)])
     made = [FIRST[first](draw)]
     chained = [each for each in CHAINED if each in delegates.BUILTIN and _is_possible(draw, each)]
     for each in draw.random.sample(chained, min(len(chained), draw.random.choice((0, 0, 0, 1, 1, 2)))):
@@ -246,7 +296,14 @@ def _is_possible(draw: Draw, chained: str) -> bool:
     """May it come after what was drawn?"""
     if chained == "loopback":
         return draw.is_loopback_free
+    if chained == "vrf":
+        return _has(draw, chained) and not draw.families
     return bool(draw.families) or chained not in NEEDS_ADDRESSES
+
+
+def _has(draw: Draw, plugin: str) -> bool:
+    """Has the kernel what it needs?"""
+    return plugin not in KINDS or plugin in draw.kinds
 
 
 def exhausted(draw: Draw) -> Plugin:

@@ -279,6 +279,7 @@ class Worker:
         self.pods: list[PodNetns] = []
         self.made = 0
         self.is_filtering = features.has(self.host, features.VLAN_FILTERING)
+        self.kinds = frozenset(each for each in drawing.KINDS if features.has(self.host, each))
         self._set_up()
         self.fresh_pod = leftovers.of_pod(self.pod().fd)
         self.before = self._settled()
@@ -394,7 +395,7 @@ class Sequence:
         """Exclusive networks whose attachment went with its namespace, in the kernel's own time."""
 
     def _draw(self, number: int) -> Draw:
-        return Draw(self.random, number, self.root, self.worker.is_filtering)
+        return Draw(self.random, number, self.root, self.worker.is_filtering, self.worker.kinds)
 
     def _network(self) -> Network:
         self.drawn += 1
