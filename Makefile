@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters musl-compiler FORCE
+.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters musl-compiler container-runtime kustomize FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -28,7 +28,7 @@ help: ## list the targets
 run: $(VENV)/.run ## attach two telco pods on this kernel, in a private namespace (ARGS=--keep leaves them up)
 	@exec $(BIN)/python examples/run.py $(ARGS)
 
-test: lint types reference-plugins packet-filters guest-programs musl-compiler ## everything: lint, types, all tests, on Debian's kernel too, branch coverage
+test: lint types reference-plugins packet-filters guest-programs musl-compiler container-runtime kustomize ## everything: lint, types, all tests, on Debian's kernel too, branch coverage
 	@$(PYTEST) $(APART) $(COVERED:%=--cov=%) --cov-branch --cov-report=term:skip-covered \
 		--cov-report=json:.coverage.json --branches-at-least=$(BRANCHES_PERCENT)
 
@@ -174,6 +174,40 @@ musl-compiler:
 		echo "no musl-gcc: its tests will skip"
 		[ "$${CI:-}" != true ]
 	fi
+
+# A container runtime, and what a container of its tests is made of; they skip where they are not.
+container-runtime:
+	@$(APT_INSTALL)
+	PATH=$$PATH:/usr/sbin:/sbin
+	if command -v containerd >/dev/null && command -v runc >/dev/null && command -v busybox >/dev/null; then exit 0; fi
+	if ! may_apt; then
+		echo "no containerd here: its tests will skip; on Debian, as root: apt-get install containerd runc busybox-static"
+		exit 0
+	fi
+	echo "installing containerd, runc and busybox-static ..."
+	if ! apt_install containerd runc busybox-static; then
+		echo "no containerd: its tests will skip"
+		[ "$${CI:-}" != true ]
+	fi
+
+# What reads deploy/; kubectl has it in it, but for old ones. Else it is built, where there is Go.
+KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.5.0
+kustomize:
+	@if kubectl version --client 2>/dev/null | grep -q 'Kustomize Version: v[5-9]' || [ -x .reference/bin/kustomize ]; then exit 0; fi
+	if ! command -v go >/dev/null; then
+		echo "no kubectl with kustomize 5, and no Go to build it: the tests of deploy/ will skip"
+		exit 0
+	fi
+	echo "building kustomize ..."
+	directory=$(CURDIR)/.reference
+	trap 'rm -rf "$$directory/kustomize"' EXIT
+	export GOPATH=$$directory/kustomize/go GOCACHE=$$directory/kustomize/build GOBIN=$$directory/bin GOFLAGS=-modcacherw CGO_ENABLED=0
+	if ! go install $(KUSTOMIZE) 2>$$directory.log; then
+		tail -n 3 $$directory.log >&2
+		echo "kustomize is not built: the tests of deploy/ will skip"
+		[ "$${CI:-}" != true ]
+	fi
+	rm -f "$$directory.log"
 
 # The newest release, built where there is Go; it is asked for anew only after `make clean`.
 newest-reference: .reference/VERSION
