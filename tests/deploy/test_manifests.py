@@ -16,6 +16,7 @@ from meta_cni.daemon import configuration, http, install
 from meta_cni.daemon.server import Limits
 from meta_cni.ipam import host_local
 from meta_cni.k8s import kubelet
+from meta_cni.k8s.store import Kind
 from meta_cni.settings import MULTUS_TYPES, Settings
 from tests.deploy import manifests
 from tests.deploy.manifests import DEPLOY, TOP, Object, Pod
@@ -78,6 +79,15 @@ def test_the_daemon_s_own_account_has_the_role(objects: list[Object]):
         binding["subjects"]
     )
     assert manifests.only(objects, "ClusterRole")["metadata"]["name"] == binding["roleRef"]["name"]
+
+
+def test_every_kind_that_we_know_is_in_the_role(objects: list[Object]):
+    """One that is added to the code is not forgotten; and nobody is given everything of anything."""
+    rules = manifests.only(objects, "ClusterRole")["rules"]
+    granted = {(group, name) for each in rules for group in each["apiGroups"] for name in each["resources"]}
+
+    assert {(each.value.group, each.value.plural) for each in Kind} <= granted
+    assert "*" not in {word for each in rules for words in each.values() for word in words}
 
 
 def test_flags_are_those_of_the_program(pod: Pod):

@@ -281,6 +281,6 @@ def test_the_role_of_the_manifest_is_what_the_daemon_asks_for(cluster: Cluster, 
 
     used = {(each.verb, each.resource) for each in cluster.stand_in.requests}
     assert set() == used - granted
-    assert granted - used <= {
-        (verb, name) for verb in ("list", "watch") for name in ("pods", "network-attachment-definitions")
-    }
+    watched = ("pods", "network-attachment-definitions")
+    claims = {("get", "resourceclaims"), ("list", "resourceslices")}  # of pods that claim devices
+    assert granted - used <= {(verb, name) for verb in ("list", "watch") for name in watched} | claims
