@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
@@ -47,8 +48,10 @@ from meta_cni.ipam.directories import Directories
 from meta_cni.k8s import access
 from meta_cni.k8s.allocation import Allocation
 from meta_cni.k8s.api_store import ApiStore, Server
+from meta_cni.k8s.cached_store import CachedStore, Following
 from meta_cni.k8s.file_store import FileStore
 from meta_cni.k8s.kubelet import Kubelet
+from meta_cni.k8s.late_status import LateStatuses
 from meta_cni.k8s.store import Store
 from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
@@ -65,6 +68,9 @@ SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
 API_ALLOWANCE_S = 20.0
 """What one request may wait for the API server, by all its calls together."""
+WRITING_S, WRITING_WHILE_AWAY_S = 6.0, 1.0
+"""What a daemon's request waits for what may be written later."""
+STOP_S = 2.0
 LOG = logging.getLogger("meta_cni")
 
 
@@ -75,11 +81,14 @@ Tell = Callable[[Mapping[str, str], Timeline, CNIError | None], None]
 class Memory:
     """What a daemon keeps from one request to the next; a single call begins with nothing."""
 
-    def __init__(self, *, is_remembering: bool = False, root: str = "", tell: Tell | None = None) -> None:
+    def __init__(
+        self, *, is_remembering: bool = False, root: str = "", tell: Tell | None = None, node: str = ""
+    ) -> None:
         """
         `is_remembering`: there will be more requests than one; `tell` is told of each.
 
         `root` is where the node's file system is, for a daemon in a container: / for executed plugins.
+        `node` is the node's name in the cluster.
         """
         self.root = root
         self.tell = tell or (lambda *_: None)
@@ -93,6 +102,11 @@ class Memory:
         self._stores: dict[tuple[str, str], FileStore] = {}
         self._servers: dict[str, Server] = {}
         """API servers, by the kubeconfig that leads there; empty for the one we are a pod of."""
+        self._is_remembering = is_remembering
+        self._node = node
+        self._following: dict[str, Following] = {}
+        self._late: dict[str, LateStatuses] = {}
+        self._lock = threading.Lock()
 
     def learn(self, network: str, addresses: ipam.Addresses) -> None:
         """A pool that is in use."""
@@ -128,13 +142,48 @@ class Memory:
             known = self._servers.setdefault(kubeconfig, Server(found))
         return known
 
+    def follow(self, kubeconfig: str) -> Following | None:
+        """What is kept of a cluster, from the first call on; None when there will be no other request."""
+        if not self._is_remembering:
+            return None
+        with self._lock:
+            known = self._following.get(kubeconfig)
+            if known is None:
+                server = self.server(kubeconfig)
+                known = self._following[kubeconfig] = Following(server, self._node)
+                self._late[kubeconfig] = LateStatuses(ApiStore(server))
+                known.start()
+            return known
+
+    def late(self, kubeconfig: str) -> LateStatuses | None:
+        """What a cluster that is followed has still to be told."""
+        return self._late.get(kubeconfig)
+
+    def clusters(self) -> list[tuple[Following, LateStatuses]]:
+        """Every cluster that is followed."""
+        with self._lock:
+            return [(following, self._late[each]) for each, following in self._following.items()]
+
+    def stop(self) -> None:
+        """Follow no cluster any more, and tell them what is left."""
+        for following, late in self.clusters():
+            following.stop(STOP_S)
+            late.stop(STOP_S)
+
 
 def store_of(settings: Settings, memory: Memory) -> Store | None:
     """Where objects are kept: files, else a cluster; None when the configuration names neither."""
     if settings.store_directory:
         return memory.file_store(settings.store_directory, f"{settings.cni_dir}/objects")
     cluster = cluster_of(settings)
-    return None if cluster is None else ApiStore(memory.server(cluster)).within(API_ALLOWANCE_S)
+    if cluster is None:
+        return None
+    server = ApiStore(memory.server(cluster)).within(API_ALLOWANCE_S)
+    following = memory.follow(cluster)
+    if following is None:
+        return server
+    writing_s = WRITING_S if not following.problems() else WRITING_WHILE_AWAY_S
+    return CachedStore(server, following.informers, ApiStore(following.server).within(writing_s))
 
 
 def cluster_of(settings: Settings) -> str | None:
@@ -148,7 +197,8 @@ def engine_of(
 ) -> Engine:
     """An engine for one request; `store` counts instead of the configuration's."""
     memory.state_directories.add(settings.cni_dir)
-    timeline.cluster = cluster_of(settings)
+    cluster = timeline.cluster = cluster_of(settings)
+    late = None if cluster is None else memory.late(cluster)
     path = tuple(dict.fromkeys((settings.bin_dir, *request.path)))
     world = World(
         store=store or (store_of(settings, memory) if request.command in ("ADD", "STATUS") else None),
@@ -158,6 +208,7 @@ def engine_of(
         devices=partial(devices_of, settings=settings, memory=memory),
         collect=partial(collect, path=path, request=request, root=memory.root),
         salvage=partial(salvage, settings=settings),
+        later=late,
         timeline=timeline,
     )
     return Engine(settings, world)

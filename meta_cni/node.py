@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ class Node:
         self.recorders = events.Recorders(lambda cluster: ApiStore(self.memory.server(cluster)), node_name())
         self._untold = threading.local()
         root = wanted.options.root if wanted.options else ""
-        self.memory = compose.Memory(is_remembering=True, root=root, tell=self.tell)
+        self.memory = compose.Memory(is_remembering=True, root=root, tell=self.tell, node=node_name())
         self._censuses: dict[str, Census] = {}
         """Of the ledgers of all state directories so far."""
         self.spool = Spool(wanted.spool)
@@ -131,6 +132,8 @@ class Node:
             signal.signal(number, lambda *_: self.server.stop())
         with ExitStack() as stack:
             stack.callback(self.recorders.stop)
+            stack.callback(self.memory.stop)
+            self._follow()
             if self.wanted.http:
                 pages = http.Pages(self.metrics.exposed, lambda: self.server.is_alive, self.problems)
                 stack.enter_context(http.serving(self.wanted.http, pages))
@@ -141,6 +144,14 @@ class Node:
                 stack.callback(generating.join)
                 stack.callback(over.set)
             return self.server.run()
+
+    def _follow(self) -> None:
+        """The cluster of our own configuration, before the first request of a pod comes."""
+        if self.wanted.options is None:
+            return
+        cluster = compose.cluster_of(_settings_of(self.wanted.options))
+        if cluster is not None:
+            self.memory.follow(cluster)
 
     def tell(self, variables: Mapping[str, str], timeline: Timeline, error: CNIError | None) -> None:
         """Keep it until the caller has his answer."""
@@ -177,6 +188,8 @@ class Node:
         if self.generator is not None and self.generator.problem():
             found.append(self.generator.problem())
         found.extend(filter(None, (each.problem() for each in self.memory.kubelets.copy().values())))
+        for following, _ in self.memory.clusters():
+            found.extend(following.problems())
         return found + [
             f"write the ledger in {each}: expected a directory that can be written"
             for each in self._state_directories()
@@ -215,9 +228,30 @@ class Node:
         unanswered = "Those of them that it gave no answer for, whatever its checkpoint said"
         failures = sum(each.failures for each in kubelets)
         yield Reading("meta_cni_kubelet_failures", unanswered, failures, is_counter=True)
+        yield from self._cluster_readings()
         yield from self._event_readings()
         yield from self._ledger_readings()
         yield from self._pool_readings()
+
+    def _cluster_readings(self) -> Iterator[Reading]:
+        """Of the API server: one, as a rule."""
+        calls: Counter[tuple[str, str, str]] = Counter()
+        for following, late in self.memory.clusters():
+            calls.update(following.server.tally.read())
+            for kind, informer in following.informers.items():
+                labels = {"resource": kind.value.plural}
+                text = "Objects that are kept of an API server"
+                yield Reading("meta_cni_informer_objects", text, len(informer), labels)
+                text = "Is what is kept as the API server has it, as far as we know"
+                yield Reading("meta_cni_informer_is_well", text, int(not informer.problem()), labels)
+                text = "Times that everything was listed"
+                yield Reading("meta_cni_informer_lists", text, informer.lists, labels, is_counter=True)
+            text = "Pods whose network-status waits for the API server"
+            yield Reading("meta_cni_late_statuses", text, late.waiting)
+        for (verb, plural, code), count in calls.items():
+            labels = {"verb": verb, "resource": plural, "code": code}
+            text = "Calls of the API server, by HTTP status code"
+            yield Reading("meta_cni_api_calls", text, count, labels, is_counter=True)
 
     def _event_readings(self) -> Iterator[Reading]:
         sent, waiting, dropped = self.recorders.read()
@@ -262,7 +296,8 @@ class Node:
 
 def node_name() -> str:
     """As Kubernetes knows it, where the manifest says so."""
-    return os.environ.get("NODE_NAME") or os.uname().nodename
+    environment = os.environ
+    return environment.get("NODE_NAME") or environment.get("MULTUS_NODE_NAME") or os.uname().nodename
 
 
 def _log_as_json(wanted: Wanted) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
@@ -36,7 +37,7 @@ from meta_cni.engine.networks import Networks
 from meta_cni.engine.plan import Choose, Plan, Wanted, build
 from meta_cni.engine.selection import DEFAULT_NETWORK, NETWORKS, Selection, parse
 from meta_cni.k8s.allocation import Allocation
-from meta_cni.k8s.store import Kind, NotFound, Store
+from meta_cni.k8s.store import Conflict, Invalid, Kind, NotFound, Store
 from meta_cni.linux import netns
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.metrics import BUILT_IN, Chosen, Made, Timeline
@@ -45,12 +46,30 @@ from meta_cni.settings import Settings
 READINESS_WAIT_S = 45.0  # as Multus waits for readinessindicatorfile
 READINESS_POLL_S = 1.0
 LOCK_WAIT_S = 60.0
+STATUS_TRIES = 3
+"""Of a status that others change at the same time."""
 DEVICES_LOCK = ".devices"
 """No container's id begins with a dot."""
 CONFIG_SOURCE = "kubernetes.io/config.source"
 CONFIG_HASH = "kubernetes.io/config.hash"
 CONFIG_MIRROR = "kubernetes.io/config.mirror"
 LOG = logging.getLogger("meta_cni")
+
+
+class Later(Protocol):
+    """Merge patches of pods' statuses, for a store that is away."""
+
+    def put(self, namespace: str, name: str, patch: Mapping[str, object]) -> None:
+        """Keep it; never waits, and never raises."""
+        ...
+
+    def is_waiting(self, namespace: str, name: str) -> bool:
+        """Whether something is still to be told, which what is newer must come behind."""
+        ...
+
+
+class PodGone(TryAgainLater):
+    """The pod was deleted while it was attached; the runtime asks for its end anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,8 @@ class World:
     """(one attachment, valid (container id, interface)) -> one network's GC."""
     salvage: Callable[[str, str], tuple[list[str], tuple[CNIError, ...]]]
     """(container id, netns) -> what could be removed without a ledger entry, in words."""
+    later: Later | None = None
+    """Where a pod's status waits that the store does not take now; without one, the ADD fails."""
     timeline: Timeline = field(default_factory=Timeline)
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
@@ -291,12 +312,13 @@ class Engine:
         if self.world.store is None or not name:
             return Pod(namespace, name, request.pod_uid, {}, None)
         try:
-            document = self.world.store.get(Kind.POD, namespace or "default", name)
+            pod = pod_of(self.world.store.get(Kind.POD, namespace or "default", name))
+            if not _is_same(pod, request.pod_uid):
+                pod = pod_of(self.world.store.get(Kind.POD, namespace or "default", name, is_newest=True))
         except NotFound:
             if not namespace:
                 return Pod("default", name, "", {}, None)
             raise TryAgainLater(f"pod {namespace}/{name}: the store does not know it (yet)") from None
-        pod = pod_of(document)
         _require_same_uid(pod, request.pod_uid)
         return pod
 
@@ -325,10 +347,32 @@ class Engine:
         form = self.settings.network_status
         entries = status.network_status(previous, self.settings.name, attached, form)
         text = indented(entries)
+        later = self.world.later
+        if later is not None and later.is_waiting(pod.namespace, pod.name):
+            later.put(pod.namespace, pod.name, _status_patch(pod, text))
+            return
         if pod.annotations.get(status.NETWORK_STATUS) == text:
             return
-        patch = {"metadata": {"annotations": {status.NETWORK_STATUS: text}}}
-        self.world.store.patch(Kind.POD, pod.namespace, pod.name, patch, subresource="status")
+        try:
+            self._patch(self.world.store, pod, text)
+        except TryAgainLater as error:
+            if later is None or isinstance(error, PodGone):
+                raise
+            later.put(pod.namespace, pod.name, _status_patch(pod, text))
+            LOG.warning("pod %s: network-status is told later: %s", pod.reference, error.message)
+
+    def _patch(self, store: Store, pod: "Pod", text: str) -> None:
+        """Patch the pod that was read, and no other one of its name; raises PodGone."""
+        for tries in range(1, STATUS_TRIES + 1):
+            try:
+                store.patch(Kind.POD, pod.namespace, pod.name, _status_patch(pod, text), subresource="status")
+                return
+            except NotFound:
+                raise PodGone(f"pod {pod.reference}: it was deleted while it was attached") from None
+            except (Conflict, Invalid):
+                _require_still_there(store, pod)
+                if tries == STATUS_TRIES:
+                    raise
 
     def delete(self, request: Request) -> None:
         """Undo what the ledger has of this request; no entry is success."""
@@ -505,7 +549,23 @@ def pod_of(document: Mapping[str, object]) -> Pod:
     )
 
 
-def _require_same_uid(pod: Pod, uid: str) -> None:
+def _status_patch(pod: Pod, text: str) -> dict[str, object]:
+    """A merge patch; the UID in it is a condition."""
+    uid = {"uid": pod.uid} if pod.uid else {}
+    return {"metadata": {**uid, "annotations": {status.NETWORK_STATUS: text}}}
+
+
+def _require_still_there(store: Store, pod: Pod) -> None:
+    """Raises PodGone when there is another pod of this name by now, or none."""
+    try:
+        newest = pod_of(store.get(Kind.POD, pod.namespace, pod.name, is_newest=True))
+    except NotFound:
+        raise PodGone(f"pod {pod.reference}: it was deleted while it was attached") from None
+    if newest.uid != pod.uid:
+        raise PodGone(f"pod {pod.reference}: it was replaced by {newest.uid} while it was attached")
+
+
+def _is_same(pod: Pod, uid: str) -> bool:
     """
     The runtime's pod and the store's are the same one.
 
@@ -514,7 +574,11 @@ def _require_same_uid(pod: Pod, uid: str) -> None:
     """
     known = {pod.uid, pod.annotations.get(CONFIG_HASH, ""), pod.annotations.get(CONFIG_MIRROR, "")}
     is_static = pod.annotations.get(CONFIG_SOURCE, "api") != "api"
-    if uid and pod.uid and uid not in known and not is_static:
+    return not uid or not pod.uid or uid in known or is_static
+
+
+def _require_same_uid(pod: Pod, uid: str) -> None:
+    if not _is_same(pod, uid):
         raise TryAgainLater(
             f"pod {pod.reference}: expected UID {uid}, the store has {pod.uid}: another pod of this name"
         )

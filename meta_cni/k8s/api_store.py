@@ -309,8 +309,8 @@ class ApiStore:
         """The same objects for somebody who has so many seconds for all of his calls."""
         return ApiStore(self.server, seconds, is_shared=True)
 
-    def get(self, kind: Kind, namespace: str, name: str) -> Object:
-        """One object; raises NotFound."""
+    def get(self, kind: Kind, namespace: str, name: str, *, is_newest: bool = True) -> Object:
+        """One object, always the newest; raises NotFound."""
         what = f"get {kind.value.kind} {_reference(namespace, name)}"
         return self._call(_Request("get", kind, _path(kind, namespace, name), what))
 
@@ -505,7 +505,8 @@ def _after(response: Any) -> float | None:
 
 
 def _is_conditional(patch: Mapping[str, Any]) -> bool:
-    return bool((patch.get("metadata") or {}).get("resourceVersion"))
+    metadata = patch.get("metadata") or {}
+    return bool(metadata.get("resourceVersion") or metadata.get("uid"))
 
 
 def _reference(namespace: str, name: str) -> str:

@@ -70,8 +70,8 @@ class FileStore:
         self.state = state
         self._read: dict[str, _Read] = {}
 
-    def get(self, kind: Kind, namespace: str, name: str) -> Object:
-        """One object; raises NotFound, or Invalid when a file that may hold it cannot be read."""
+    def get(self, kind: Kind, namespace: str, name: str, *, is_newest: bool = True) -> Object:
+        """The newest, always; raises NotFound, or Invalid when a file that may hold it cannot be read."""
         with self._locked():
             return self._current(kind, self._found(kind, namespace, name))
 
@@ -418,9 +418,12 @@ def _require_valid(kind: Kind, document: Object) -> None:
 
 
 def _require_current(wanted: Mapping[str, Any], current: Object) -> None:
-    version = (wanted.get("metadata") or {}).get("resourceVersion")
-    if version not in (None, current["metadata"]["resourceVersion"]):
-        metadata = current["metadata"]
+    metadata, given = current["metadata"], wanted.get("metadata") or {}
+    if given.get("uid") not in (None, metadata["uid"]):
+        raise Conflict(
+            f"{current['kind']} {_key(current)}: it is another one: expected UID {metadata['uid']}"
+        )
+    if given.get("resourceVersion") not in (None, metadata["resourceVersion"]):
         raise Conflict(
             f"{current['kind']} {_key(current)}: it changed: "
             f"expected resourceVersion {metadata['resourceVersion']}"

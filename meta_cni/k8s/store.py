@@ -98,8 +98,8 @@ EVERY = Selector()
 class Store(Protocol):
     """Objects by kind, namespace and name; every method may raise TryAgainLater."""
 
-    def get(self, kind: Kind, namespace: str, name: str) -> Object:
-        """One object; raises NotFound."""
+    def get(self, kind: Kind, namespace: str, name: str, *, is_newest: bool = False) -> Object:
+        """One object, not to be changed; `is_newest`: not as it was a moment ago. Raises NotFound."""
         ...
 
     def list(

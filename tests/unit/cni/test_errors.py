@@ -17,6 +17,7 @@ CODES = {
     "IOFailure": 5,
     "DecodeFailure": 6,
     "BadConfig": 7,
+    "NetworkNotFound": 7,
     "BadNetns": 8,
     "NetnsGone": 8,
     "TryAgainLater": 11,
