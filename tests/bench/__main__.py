@@ -123,6 +123,7 @@ def parts(bench: Bench, directory: str, stack: ExitStack) -> dict[str, Callable[
     return {
         "programs": lambda: measures.programs(bench),
         "interfaces": lambda: measures.interfaces(bench),
+        "steps": lambda: measures.steps(bench),
         "at once": lambda: measures.at_once(bench),
         "latencies": lambda: measures.latencies(bench),
         "executed": others,

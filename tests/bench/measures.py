@@ -5,7 +5,9 @@ Every round gives each contestant its turn, so that noise meets all of them alik
 milliseconds as the runtime sees them, from the start of its process to the end.
 """
 
+import json
 import os
+import ssl
 import statistics
 import subprocess
 import time
@@ -122,6 +124,19 @@ def interfaces(bench: Bench) -> dict[str, Any]:
             for key, value in found.items():
                 samples[key].extend([value] if n else [])
     return told(samples)
+
+
+def steps(bench: Bench) -> dict[str, dict[str, float]]:
+    """Where our daemon's time goes, by its own log of the calls so far: pods with four interfaces."""
+    ours = next(each for each in bench.contestants if isinstance(each, Ours))
+    found: dict[str, Samples] = {verb: defaultdict(list) for verb in VERBS}
+    for line in ours.process.log.read_text().splitlines():
+        told = json.loads(line)
+        plugins = {each["interface"] for each in told.get("plugins", ())}
+        if len(plugins) == node.USUAL and told["verb"] in found:
+            for step, ms in {**told["steps"], "all": told["ms"]}.items():
+                found[told["verb"]][step].append(ms)
+    return {verb: {step: median(each) for step, each in samples.items()} for verb, samples in found.items()}
 
 
 def one(bench: Bench, contestant: Contestant, pod: Pod) -> dict[str, float]:
@@ -295,15 +310,11 @@ class Api:
     """The small API server, in a process of its own."""
 
     def __init__(self, directory: Path) -> None:
-        import ssl
-
         self.directory = directory
         self.context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
 
     def slow(self, ms: int) -> dict[str, int]:
         """Let it take so long from now on; what it was asked so far."""
-        import json
-
         url = f"https://127.0.0.1:{(self.directory / 'port').read_text()}/latency?ms={ms}"
         with urlopen(Request(url), context=self.context) as answer:
             asked: dict[str, int] = json.load(answer)["asked"]

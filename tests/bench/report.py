@@ -121,7 +121,7 @@ AIMS = (
 
 def text(document: Document) -> str:
     """The whole report, as it stands in README.md between the markers."""
-    blocks = [_about, _aims, _interfaces, _at_once, _latencies, _memories, _grown, _plugins]
+    blocks = [_about, _aims, _interfaces, _steps, _at_once, _latencies, _memories, _grown, _plugins]
     return "\n\n".join("\n".join(block(document)) for block in blocks)
 
 
@@ -165,6 +165,13 @@ def _interfaces(d: Document) -> Iterator[str]:
                 texts = (f"{each['p50']:.1f} ({each['p99']:.1f})" for each in found)
                 row = "".join(f"{each:>16}" for each in texts)
                 yield f"{verb:6}{names.get(who, who):34}{row}"
+
+
+def _steps(d: Document) -> Iterator[str]:
+    """CHECK takes one step only."""
+    yield "where our daemon's time goes, four interfaces, by its log"
+    for verb in ("ADD", "DEL"):
+        yield f"{verb:6}" + ", ".join(f"{step} {ms:.2f}" for step, ms in d["steps"][verb].items())
 
 
 def _at_once(d: Document) -> Iterator[str]:

@@ -31,6 +31,7 @@ def document() -> dict[str, Any]:
         "peers": {"reference plugins": "v1.9.1"},
         "programs": samples("empty static program", "shim, no daemon", "shim, daemon answers at once"),
         "interfaces": interfaces,
+        "steps": {verb: {"lock": 0.2, "attach": 3.5, "all": 4.0} for verb in VERBS},
         "at once": {
             **samples(*(f"ours/{verb}/{n}" for verb in VERBS for n in (1, 10, 50))),
             "cpu_ms": {f"ours/{verb}/1/cpu": 3.0 for verb in VERBS},
