@@ -90,9 +90,18 @@ def _without_init(*packages: str) -> Iterator[None]:
         sys.modules.update(kept)
 
 
-@functools.cache
+_IMPORTING = threading.Lock()
+"""Of what is imported below the bare packages: two threads would take away each other's."""
+
+
 def _transport() -> ModuleType:
     """The official client's transport, and beside it its configuration and urllib3."""
+    with _IMPORTING:
+        return _imported()
+
+
+@functools.cache
+def _imported() -> ModuleType:
     with _without_init("kubernetes", "kubernetes.client", "kubernetes.utils"):
         rest = importlib.import_module("kubernetes.client.rest")
         made = ModuleType("transport")
