@@ -84,7 +84,7 @@ def prepare(
     """Construct every delegate and look at the pod; raises one error with every mistake."""
     errors: list[CNIError] = []
     prepared: list[Prepared] = []
-    present = link.indexes(namespaces.pod, [each.interface for each in plan.steps])
+    present = frozenset(each.name for each in link.dump(namespaces.pod))
     for step, record in zip(plan.steps, records, strict=True):
         try:
             _look(step, present, namespaces)

@@ -405,6 +405,8 @@ def delete_group(group: int) -> Request:
 
 def remove(socket: Socket, name: str) -> None:
     """Delete the link of a name, until it is announced to be gone; gone is success."""
+    if name in socket.gone:
+        return
     found = find(socket, name)
     if found is not None:
         socket.delete_links(delete(name), (found.index,))
@@ -416,9 +418,10 @@ def remove_group(socket: Socket, group: int, meanwhile: Callable[[], None] = lam
 
     `meanwhile` is called while the kernel is at it.
     """
-    indexes = [each.index for each in dump(socket) if each.group == group]
-    if indexes:
-        socket.delete_links(delete_group(group), indexes, meanwhile)
+    members = [each for each in dump(socket) if each.group == group]
+    if members:
+        socket.delete_links(delete_group(group), [each.index for each in members], meanwhile)
+        socket.gone.update(each.name for each in members)
 
 
 def require(socket: Socket, name: str, what: str) -> Link:

@@ -85,6 +85,8 @@ class Socket:
         """The kernel keeps the time: Python's own time-outs are a poll(2) before every call."""
         self._raw = raw
         self._sequence = 0
+        self.gone: set[str] = set()
+        """Links that were deleted with others by this socket: nobody needs to look for them again."""
         seconds = int(timeout_s)
         pause = struct.pack("@ll", seconds, int((timeout_s - seconds) * 1_000_000))
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVTIMEO, pause)
