@@ -57,6 +57,7 @@ from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.logs import log_to
 from meta_cni.metrics import BUILT_IN, Timeline
+from meta_cni.recent import Recent
 from meta_cni.settings import Settings
 from meta_cni.shim import is_shim
 
@@ -64,6 +65,8 @@ CHAIN = "META_CNI_CHAIN"
 """Set for executed delegates: container ids that are being attached, so that a loop is seen."""
 DATA_DIRECTORY = re.compile(rb'dataDir\\*"\s*:\s*\\*"(/[^"\\]+)')
 """host-local's key as it stands in a configuration, and as it stands in a JSON string in an entry."""
+POOLS = 1000
+"""That a daemon tells of at a time."""
 SALVAGE_DEADLINE_S = 10.0
 STATUS_DEADLINE_S = 10.0
 API_ALLOWANCE_S = 20.0
@@ -92,7 +95,7 @@ class Memory:
         """
         self.root = root
         self.tell = tell or (lambda *_: None)
-        self.pools: dict[tuple[str, str], host_local.Options] = {}
+        self.pools: Recent[tuple[str, str], host_local.Options] = Recent(POOLS)
         """host-local's of all requests so far, by network and directory."""
         self.state_directories: set[str] = set()
         """`cniDir` of all requests so far."""
@@ -111,7 +114,7 @@ class Memory:
     def learn(self, network: str, addresses: ipam.Addresses) -> None:
         """A pool that is in use."""
         if isinstance(addresses, host_local.HostLocal):
-            self.pools[network, str(addresses.options.directory)] = addresses.options
+            self.pools.put((network, str(addresses.options.directory)), addresses.options)
 
     def learn_entry(self, entry: Entry) -> None:
         """The pools of an entry, which may be from before this daemon started; executed plugins' as well."""
@@ -124,7 +127,8 @@ class Memory:
                     options = host_local.parse(plugin, {})
                     if not each.is_builtin or ipam.is_executed(plugin, each.ipam_policy):
                         options = replace(options, directory=Path(f"{self.root}{options.directory}"))
-                    self.pools.setdefault((plugin.network, str(options.directory)), options)
+                    key = plugin.network, str(options.directory)
+                    self.pools.put(key, self.pools.find(key) or options)
 
     def kubelet(self, directory: str, timeout_s: float) -> Kubelet:
         """The kubelet that has this directory."""

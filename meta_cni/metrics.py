@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from meta_cni.recent import Recent
+
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
@@ -19,6 +21,8 @@ BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 
 BUILT_IN = "built in"
 HIGHEST_CODE = 999
 """A plugin may answer any number; each one more would be one more series."""
+NETWORKS = 1000
+"""That have series at a time, each three times some 5 kB."""
 VERBS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
 
@@ -143,6 +147,8 @@ class Metrics:
             ["verb", "code"],
             registry=self._registry,
         )
+        self._told: Recent[str, None] = Recent(NETWORKS, self._forget)
+        """The networks that have series."""
         self._registry.register(_Readings(read))
 
     def observe(self, verb: str, timeline: Timeline, code: int) -> None:
@@ -158,7 +164,13 @@ class Metrics:
             key = (each.network, each.interface, each.verb)
             by_network[key] = by_network.get(key, 0.0) + each.seconds
         for (network, _, ran), seconds in by_network.items():
+            self._told.put(network, None)
             self._networks.labels(network, ran).observe(seconds)
+
+    def _forget(self, network: str) -> None:
+        """Networks come and go; their series would stay for as long as the daemon."""
+        for verb in VERBS:
+            self._networks.remove(network, verb)
 
     def exposed(self) -> bytes:
         """All of it, in the text format of Prometheus."""

@@ -281,7 +281,7 @@ class Node:
         """Of every host-local network in the ledger, or named by a request; a range is told once."""
         free: dict[tuple[str, str], int] = {}
         used: dict[tuple[str, str], int] = {}
-        for (network, _), options in sorted(self.memory.pools.copy().items(), key=lambda each: each[0]):
+        for (network, _), options in sorted(self.memory.pools.items(), key=lambda each: each[0]):
             with suppress(CNIError):
                 for each in host_local.usage(options):
                     key = network, each.name

@@ -41,6 +41,7 @@ FLOORS = {
     "meta_cni.metrics": 0,
     "meta_cni.picture": 0,
     "meta_cni.shim": 0,
+    "meta_cni.recent": -1,
     "meta_cni": -1,
 }
 """Rooms; meta_cni itself is the package's __init__, which knows nobody."""

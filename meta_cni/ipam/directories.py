@@ -18,6 +18,10 @@ from pathlib import Path
 from meta_cni.cni.result import Address
 from meta_cni.ipam import reservations
 from meta_cni.ipam.reservations import Reservation
+from meta_cni.recent import Recent
+
+MOST = 256
+"""Directories at a time; one of which nothing is remembered is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Directories:
     def __init__(self, *, is_remembering: bool = False) -> None:
         """A single call has nothing to remember."""
         self._is_remembering = is_remembering
-        self._known: dict[Path, _Known] = {}
+        self._known: Recent[Path, _Known] = Recent(MOST)
 
     def held(self, directory: Path, container_id: str) -> list[Reservation]:
         """A container's reservations; the lock is not needed for it."""
@@ -73,7 +77,7 @@ class Directories:
         marks: Mapping[int, Address],
     ) -> None:
         """As reservations.write()."""
-        known = self._known.pop(directory, None)
+        known = self._known.pop(directory)
         reservations.write(directory, addresses, owner, marks)
         if known is None:
             return
@@ -86,7 +90,7 @@ class Directories:
 
     def remove(self, directory: Path, gone: Iterable[Reservation]) -> None:
         """As reservations.remove()."""
-        known = self._known.pop(directory, None)
+        known = self._known.pop(directory)
         gone = list(gone)
         reservations.remove(gone)
         if known is None:
@@ -101,11 +105,11 @@ class Directories:
 
     def _still_known(self, directory: Path) -> _Known | None:
         """What is remembered of a directory that nobody else has changed."""
-        known = self._known.get(directory)
+        known = self._known.find(directory)
         return known if known is not None and known.stamp == _stamp(directory) else None
 
     def _read(self, directory: Path) -> _Known:
-        self._known.pop(directory, None)
+        self._known.pop(directory)
         by_container: dict[str, list[Reservation]] = {}
         for each in reservations.listing(directory):
             by_container.setdefault(each.container_id, []).append(each)
@@ -120,7 +124,7 @@ class Directories:
             os.utime(directory, ns=(now, now))
             stamp = _stamp(directory)
             if stamp is not None and stamp[1] == now:
-                self._known[directory] = replace(known, stamp=stamp)
+                self._known.put(directory, replace(known, stamp=stamp))
 
 
 def _stamp(directory: Path) -> tuple[int, int] | None:

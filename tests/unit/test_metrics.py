@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from pytest_mock import MockerFixture
 
 from meta_cni.metrics import BUILT_IN, Metrics, Reading, Timeline
 
@@ -33,6 +34,24 @@ def test_a_plugin_that_fails_is_told_as_such():
         pass
 
     assert [("ADD", True), ("DEL", False)] == [(each.verb, each.is_failed) for each in timeline.ran]
+
+
+def test_networks_that_are_no_more_have_no_series(mocker: MockerFixture):
+    """A cluster that makes a network a test would fill the daemon's memory, and Prometheus'."""
+    mocker.patch("meta_cni.metrics.NETWORKS", 2)
+    metrics = Metrics()
+    for network in ("a", "b", "a", "c"):
+        timeline = Timeline()
+        for verb in ("ADD", "DEL"):
+            with timeline.running(network, "net1", "bridge", verb, BUILT_IN):
+                pass
+        metrics.observe("ADD", timeline, 0)
+
+    counts = lines(metrics, "meta_cni_network_duration_seconds_count")
+
+    assert [("a", "ADD", "2.0"), ("a", "DEL", "2.0"), ("c", "ADD", "1.0"), ("c", "DEL", "1.0")] == sorted(
+        (each.split('"')[1], each.split('"')[3], each.split()[-1]) for each in counts
+    )
 
 
 def test_requests_networks_plugins_and_errors_are_counted():

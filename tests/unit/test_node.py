@@ -105,7 +105,7 @@ def test_what_an_executed_plugin_wrote_lies_below_the_node_s_root(tmp_path: Path
     memory.learn_entry(Entry("c", records=(record("eth0", Path("/pools"), is_builtin=False),)))
     memory.learn_entry(Entry("c", records=(record("eth0", Path("/pools")),)))
 
-    assert {("pool", "/host/pools/pool"), ("pool", "/pools/pool")} == memory.pools.keys()
+    assert {("pool", "/host/pools/pool"), ("pool", "/pools/pool")} == {key for key, _ in memory.pools.items()}
 
 
 def test_a_pool_that_cannot_be_understood_is_left_out(tmp_path: Path):
@@ -115,7 +115,7 @@ def test_a_pool_that_cannot_be_understood_is_left_out(tmp_path: Path):
 
     memory.learn_entry(Entry("c", records=(replace(record("eth0", tmp_path), executed=(bad,)),)))
 
-    assert {} == memory.pools
+    assert [] == memory.pools.items()
 
 
 def test_what_runs_here_is_told(daemon: Node):

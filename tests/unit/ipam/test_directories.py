@@ -42,6 +42,19 @@ def test_nothing_is_read_again_while_nobody_else_changes_it(
     assert 0 == listing.call_count
 
 
+def test_only_so_many_directories_are_remembered(tmp_path: Path, mocker: MockerFixture):
+    """A namespace's user names as many as he likes."""
+    mocker.patch("meta_cni.ipam.directories.MOST", 2)
+    directories = Directories(is_remembering=True)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        directories.write(tmp_path / name, [FIRST], OWNER, {})
+        directories.look(tmp_path / name, "c1")
+
+    assert ["b", "c"] == [each.name for each, _ in directories._known.items()]
+    assert ["10.0.0.2"] == held(directories, tmp_path / "a")
+
+
 def test_what_another_program_adds_or_removes_is_seen_at_once(directories: Directories, tmp_path: Path):
     """The reference plugin works in the same directory, and within the same tick of the kernel's clock."""
     for number in range(2, 100):
@@ -56,7 +69,7 @@ def test_what_another_program_adds_or_removes_is_seen_at_once(directories: Direc
 def test_a_name_that_is_taken_is_learnt(directories: Directories, tmp_path: Path):
     """What a program wrote that holds no lock is found by O_EXCL; the next look must know it."""
     directories.look(tmp_path, "c1")
-    known = directories._known[tmp_path]
+    known = directories._known.find(tmp_path)
     (tmp_path / "10.0.0.2").write_bytes(b"rude\r\neth0")
     os.utime(tmp_path, ns=(known.stamp[1], known.stamp[1]))
     assert [] == held(directories, tmp_path, "rude")
@@ -110,7 +123,7 @@ def test_nothing_is_remembered_where_times_cannot_be_set(
 
     directories.look(tmp_path, "c1")
 
-    assert {} == directories._known
+    assert [] == directories._known.items()
     assert [] == held(directories, tmp_path)
 
 
