@@ -144,8 +144,12 @@ class Bond:
         self.attachment.addresses.check(previous)
 
     def delete(self) -> None:
-        """Delete the bond, give the members back as they were, and the addresses."""
-        undo(self._delete_bond, self._return_members, self.attachment.addresses.release)
+        """Delete the bond, give the members back as they were, and the addresses when no bond has them."""
+        undo(self._delete, self._return_members)
+
+    def _delete(self) -> None:
+        self._delete_bond()
+        self.attachment.addresses.release()
 
     def _delete_bond(self) -> None:
         """What has the name may be another's: a link that was there before an ADD that failed."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import AlreadyAttached, BadConfig, CNIError, KernelError, NetnsGone
 from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import MAC, Attachment, Valid, undo, unimplemented
+from meta_cni.delegate import MAC, Attachment, Valid, unimplemented
 from meta_cni.linux import configure, device, link
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import random_suffix
@@ -149,8 +149,9 @@ class HostDevice:
         self.attachment.addresses.check(previous)
 
     def delete(self) -> None:
-        """Bring the link back to the node, down, under its own name, and give the addresses back."""
-        undo(self._bring_back, self.attachment.addresses.release)
+        """Bring the link back to the node, down, under its own name, and then give the addresses back."""
+        self._bring_back()
+        self.attachment.addresses.release()
 
     def _bring_back(self) -> None:
         try:

@@ -1,11 +1,13 @@
 """The built-in host-device: a link that comes and goes, and is never lost."""
 
+import errno
 import subprocess
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from delegates import host_device
 from meta_cni.cni.errors import KernelError
@@ -297,6 +299,25 @@ def test_a_name_that_is_taken_on_the_node_does_not_lose_the_device(
     assert "up0" == back.alias
     assert back.name.startswith("dev")
     assert "bridge" == link.require(host, "up0", "bridge").kind
+
+
+def test_an_address_is_kept_as_long_as_the_device_has_it(
+    pod: PodNetns, up0: link.Link, tmp_path: Path, mocker: MockerFixture
+):
+    """Two pods would have it while the first one's DEL is tried again."""
+    asked = config(device="up0", ipam=ipam(tmp_path))
+    assert 0 == ours("host-device", pod)("ADD", asked)[1]
+    refused = KernelError("move eth0 to up0 on the node", errno.EBUSY)
+    mocker.patch.object(host_device.HostDevice, "_move_out", side_effect=refused)
+
+    answer, code = ours("host-device", pod)("DEL", asked)
+    held = kept(tmp_path)
+    mocker.stopall()
+
+    assert (1, "move eth0 to up0 on the node: Device or resource busy") == (code, answer["msg"])
+    assert (["10.1.0.2"], {"10.1.0.2/24"}) == (held, pod.addresses("eth0"))
+    assert ({}, 0) == ours("host-device", pod)("DEL", asked)
+    assert [] == kept(tmp_path)
 
 
 def test_del_is_repeatable_and_needs_neither_device_nor_namespace(
