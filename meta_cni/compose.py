@@ -45,8 +45,8 @@ from meta_cni.engine.ledger import Entry, Executed, Record
 from meta_cni.engine.plan import GROUP_BASE, Execution
 from meta_cni.ipam import host_local
 from meta_cni.ipam.directories import Directories
-from meta_cni.k8s import access
-from meta_cni.k8s.allocation import Allocation
+from meta_cni.k8s import access, claims
+from meta_cni.k8s.allocation import Allocation, without_repeats
 from meta_cni.k8s.api_store import ApiStore, Server
 from meta_cni.k8s.cached_store import CachedStore, Following
 from meta_cni.k8s.file_store import FileStore
@@ -223,7 +223,11 @@ def devices_of(
 ) -> Allocation:
     """What was handed to a pod; the kubelet's UID of a static pod is the runtime's, not the API's."""
     kubelet = memory.kubelet(settings.kubelet_directory, settings.kubelet_timeout_s)
-    return kubelet.allocation(pod.namespace, pod.name, request.pod_uid or pod.uid)
+    told = kubelet.allocation(pod.namespace, pod.name, request.pod_uid or pod.uid)
+    store = store_of(settings, memory) if pod.document is not None else None
+    claimed = claims.allocated(store, dict(pod.document or {})) if store is not None else ()
+    is_known = told.is_known or bool(claimed)
+    return replace(told, devices=without_repeats((*told.devices, *claimed)), is_known=is_known)
 
 
 def choose(

@@ -33,7 +33,22 @@ _POD = {
 }
 """The parts of a pod that we read; the whole schema is Kubernetes' own."""
 
-WRITTEN: dict[Kind, Object] = {Kind.POD: _POD, Kind.EVENT: {}}
+_RESOURCE = {
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "resource.k8s.io/v1"},
+        "metadata": {"type": "object", "required": ["name"]},
+        "spec": {"type": "object"},
+    },
+}
+"""Of claims and slices; the API server knows them whole."""
+WRITTEN: dict[Kind, Object] = {
+    Kind.POD: _POD,
+    Kind.EVENT: {},
+    Kind.RESOURCE_CLAIM: _RESOURCE,
+    Kind.RESOURCE_SLICE: _RESOURCE,
+}
 """The schemas that are not in a CRD; of events we read nothing."""
 
 

@@ -39,6 +39,8 @@ class Kind(Enum):
     NETWORK_ATTACHMENT_DEFINITION = Resource(
         "NetworkAttachmentDefinition", "k8s.cni.cncf.io", "v1", "network-attachment-definitions"
     )
+    RESOURCE_CLAIM = Resource("ResourceClaim", "resource.k8s.io", "v1", "resourceclaims")
+    RESOURCE_SLICE = Resource("ResourceSlice", "resource.k8s.io", "v1", "resourceslices", is_namespaced=False)
 
 
 class NotFound(CNIError):

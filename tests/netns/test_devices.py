@@ -636,3 +636,31 @@ def test_plan_without_a_kubelet_says_so(worker: Node, tmp_path: Path):
     done = planned(worker)
 
     assert (0, True) == (done.returncode, "(not handed out yet: call Get of" in done.stdout), done
+
+
+def test_a_device_of_a_claim_is_attached_like_the_kubelets(worker: Node, fake_kubelet: FakeKubelet):
+    """Dynamic resource allocation: behind what device plugins handed out."""
+    handed(fake_kubelet, VFS[:1])
+    version, driver = "resource.k8s.io/v1", "sriov.example.com"
+    result = {"request": "nic", "driver": driver, "pool": "n", "device": "vf"}
+    claim = {"name": "claim", "namespace": "telco"}
+    allocation = {"allocation": {"devices": {"results": [result]}}}
+    worker.write(
+        {"apiVersion": version, "kind": "ResourceClaim", "metadata": claim, "spec": {}, "status": allocation}
+    )
+    told = {"k8s.cni.cncf.io/deviceID": VFS[1], "k8s.cni.cncf.io/resourceName": SRIOV}
+    attributes = {key: {"string": value} for key, value in told.items()}
+    devices = [{"name": "vf", "attributes": attributes}]
+    spec = {"driver": driver, "pool": {"name": "n", "generation": 1}, "devices": devices}
+    worker.write({"apiVersion": version, "kind": "ResourceSlice", "metadata": {"name": "s"}, "spec": spec})
+    annotations = {"k8s.v1.cni.cncf.io/networks": "probe,probe2"}
+    metadata = {"name": "p", "namespace": "telco", "annotations": annotations}
+    claims = [{"name": "nic", "resourceClaimName": "claim"}]
+    worker.write(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"resourceClaims": claims}}
+    )
+
+    worker.add()
+
+    assert VFS == [given(worker, f"ADD-net{n}")["deviceID"] for n in (1, 2)]
+    worker.delete()
