@@ -14,7 +14,8 @@ import pytest
 
 from meta_cni.linux import device, link, netns
 from meta_cni.linux.netlink import Socket
-from tests.kubelet import FakeKubelet, pod
+from tests.kubelet import FakeKubelet
+from tests.kubelet import pod as pod_of
 from tests.netns.conftest import Node, PodNetns
 
 RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
@@ -62,7 +63,7 @@ def given(node: Node, name: str = "ADD-net1") -> dict[str, Any]:
 
 
 def handed(fake_kubelet: FakeKubelet, ids: list[str], **more: Any) -> None:
-    fake_kubelet.answer(pod(("app", [(SRIOV, [each]) for each in ids])), **more)
+    fake_kubelet.answer(pod_of(("app", [(SRIOV, [each]) for each in ids])), **more)
 
 
 def other(node: Node, container: str, netns_path: str, name: str = "q") -> dict[str, str]:
@@ -183,7 +184,7 @@ def test_a_missing_device_is_told_with_what_there_is(
 
 def test_devices_of_other_resources_are_told_too(worker: Node, fake_kubelet: FakeKubelet):
     """A typing error in the annotation shows at once."""
-    fake_kubelet.answer(pod(("app", [("intel.com/sriow", VFS[:1])])))
+    fake_kubelet.answer(pod_of(("app", [("intel.com/sriow", VFS[:1])])))
     worker.annotate("probe")
 
     assert f"none of it, but intel.com/sriow {VFS[0]} (container app)" in worker.fail()["msg"]
@@ -262,7 +263,7 @@ def test_a_device_is_never_two_attachments(
     handed(fake_kubelet, VFS[:1])
     worker.annotate("probe")
     worker.add()
-    fake_kubelet.answer(pod(("app", [(SRIOV, VFS[:1])]), name="q"))
+    fake_kubelet.answer(pod_of(("app", [(SRIOV, VFS[:1])]), name="q"))
     second = other(worker, "second", pods("second").path)
 
     error = worker.fail(**second)
@@ -297,7 +298,7 @@ def test_pods_that_come_at_once_do_not_share_a_device(
 ):
     """One of them has it, the others are to come again."""
     names = [f"p{n}" for n in range(4)]
-    fake_kubelet.answer(*(pod(("app", [(SRIOV, VFS[:1])]), name=each) for each in names))
+    fake_kubelet.answer(*(pod_of(("app", [(SRIOV, VFS[:1])]), name=each) for each in names))
     calls = [other(worker, f"c{each}", pods(each).path, each) for each in names]
 
     with ThreadPoolExecutor(4) as pool:
@@ -376,7 +377,7 @@ def test_a_device_named_twice_in_a_pod_is_refused(worker: Node, tmp_path: Path):
 def test_devices_that_are_no_addresses_are_handed_on_as_they_are(worker: Node, fake_kubelet: FakeKubelet):
     """Shared RDMA devices have made-up names; a built-in has no use for them, and still runs."""
     worker.nad("rdma", worker.bridge("rdma", 12), **{RESOURCE: SHARED})
-    fake_kubelet.answer(pod(("app", [(SHARED, ["3f2a-7", "3f2a-8"])])))
+    fake_kubelet.answer(pod_of(("app", [(SHARED, ["3f2a-7", "3f2a-8"])])))
     worker.annotate("rdma")
 
     worker.add()
@@ -664,3 +665,23 @@ def test_a_device_of_a_claim_is_attached_like_the_kubelets(worker: Node, fake_ku
 
     assert VFS == [given(worker, f"ADD-net{n}")["deviceID"] for n in (1, 2)]
     worker.delete()
+
+
+def test_the_example_is_attached_as_it_stands(
+    node: Node, fake_kubelet: FakeKubelet, sysfs: Path, host: Socket, pod: PodNetns
+):
+    """What a user copies: a resource of a device plugin, two networks of it, a pod that asks for two."""
+    node.settings["store"] = {"directory": str(TOP / "examples" / "devices")}
+    node.settings["kubeletDir"] = str(fake_kubelet.directory)
+    resource = [("example.com/n3", [each]) for each in VFS]
+    fake_kubelet.answer({**pod_of(("upf", resource)), "name": "upf", "namespace": "core"})
+    for name in ("vf0", "vf1"):
+        host.request([link.create_pair(name, f"{name}peer")])
+
+    node.add(CNI_ARGS="K8S_POD_NAMESPACE=core;K8S_POD_NAME=upf")
+
+    inside = {each.name: each.alias for each in link.dump(pod.socket)}
+    assert ("vf1", "vf0") == (inside["n3"], inside["n9"])
+    assert {"10.30.0.10/24"} == pod.addresses("n3")
+    node.delete()
+    assert {"vf0", "vf1"} <= {each.name for each in link.dump(host)}
