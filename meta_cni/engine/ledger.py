@@ -151,6 +151,8 @@ class Ledger:
 
     def complete(self, entry: Entry, records: Sequence[Record]) -> None:
         """Add to an entry, as it was written, the results that some of its attachments have by now."""
+        if not records:  # there may be no entry
+            return
         path = self.directory / entry.container_id
         content = b"\n" + _section(RESULTS, {_place(each): each.result for each in records}) + b"\n"
         try:

@@ -113,7 +113,7 @@ def programs(bench: Bench) -> dict[str, Any]:
 def interfaces(bench: Bench) -> dict[str, Any]:
     """Pods of 1, 2, 4 and 8 interfaces, one at a time: key "contestant/verb/size"."""
     samples: Samples = defaultdict(list)
-    for n in range(bench.rounds(4, 25) + 1):
+    for n in range(bench.rounds(4, 20) + 1):
         for size, floor in bench.floors.items():
             found = {f"floor/ADD/{size}": floor.add()}
             found[f"floor/DEL/{size}"], found[f"floor acknowledged/DEL/{size}"] = floor.delete()

@@ -88,6 +88,15 @@ def test_results_are_added_to_the_attachments_of_their_request(ledger: Ledger):
     assert replace(entry, records=(entry.records[0], RECORD)) == ledger.read("c")
 
 
+def test_a_pod_without_attachments_has_no_results(ledger: Ledger):
+    """Chained behind another plugin, most pods select nothing."""
+    ledger.write(Entry("c"))
+
+    ledger.complete(Entry("c"), [])
+
+    assert None is ledger.read("c")
+
+
 @pytest.mark.parametrize("left", [0, 1, 30, 70])
 def test_results_that_were_cut_off_cost_nothing_else(ledger: Ledger, left: int):
     """Killed while it wrote them, a daemon has answered nobody; a DEL undoes the rest."""
