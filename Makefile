@@ -213,7 +213,8 @@ kustomize:
 newest-reference: .reference/VERSION
 
 PLUGINS := github.com/containernetworking/plugins
-ROUTE_OVERRIDE := https://github.com/openshift/route-override-cni
+APART_FROM_THEM := https://github.com/openshift/route-override-cni:route-override:cmd/route-override \
+	https://github.com/k8snetworkplumbingwg/bond-cni:bond:bond
 .reference/VERSION:
 	@if ! command -v go >/dev/null; then
 		echo "no Go here: the newest reference CNI plugins are not built, the distribution's are compared with"
@@ -229,10 +230,13 @@ ROUTE_OVERRIDE := https://github.com/openshift/route-override-cni
 		rm -rf "$$directory" "$$directory.log"
 		exit 0
 	fi
-	override=$$directory/go/route-override-cni
-	if git clone --quiet --depth 1 $(ROUTE_OVERRIDE) "$$override" 2>/dev/null; then
-		(cd "$$override" && go build -o "$$directory/bin/route-override" ./cmd/route-override 2>/dev/null) || true
-	fi
-	[ -x "$$directory/bin/route-override" ] || echo "no reference route-override: its scenarios skip"
+	for each in $(APART_FROM_THEM); do
+		source=$$(cut -d: -f1-2 <<<"$$each") name=$$(cut -d: -f3 <<<"$$each")
+		cloned=$$directory/go/$$name-source
+		if git clone --quiet --depth 1 "$$source" "$$cloned" 2>/dev/null; then
+			(cd "$$cloned" && go build -o "$$directory/bin/$$name" "./$${each##*:}" 2>/dev/null) || true
+		fi
+		[ -x "$$directory/bin/$$name" ] || echo "no reference $$name: its scenarios skip"
+	done
 	rm -f "$$directory.log"
 	go version -m "$$directory/bin/bridge" | awk '$$1 == "mod" { print $$3 }' >$@

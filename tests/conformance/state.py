@@ -7,6 +7,8 @@ timers, learned neighbours, operational states. What has no order is a table of 
 
 import json
 import re
+import socket as sockets
+import struct
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +33,8 @@ DATA = (
     *("vlan_filtering", "vlan_default_pvid", "vlan_protocol", "stp_state", "mcast_snooping"),
     *("ageing_time", "forward_delay", "group_fwd_mask", "mode", "bcqueuelen", "flags", "multi_queue"),
     *("type", "user", "group", "persist", "pi", "vnet_hdr"),
+    *("id", "protocol", "table", "miimon", "fail_over_mac", "xmit_hash_policy", "all_slaves_active"),
+    *("tlb_dynamic_lb",),
 )
 PORT = (
     *("state", "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "mcast_flood"),
@@ -47,6 +51,12 @@ SYSCTLS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 FOUR = "link show\naddr show\nroute show table all\nrule show\nneigh show nud permanent\n"
 SIX = "route show table all\nrule show\nneigh show nud permanent\n"
+
+NETLINK_NETFILTER = 12  # <linux/netlink.h>
+NLMSGHDR = struct.Struct("=IHHII")  # struct nlmsghdr
+NFGENMSG = struct.Struct("=BBH")  # struct nfgenmsg, <linux/netfilter/nfnetlink.h>
+NLM_F_REQUEST_DUMP = 0x301
+NFT_NEWTABLE, NFT_GETTABLE = 10 << 8, 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, <linux/netfilter/nf_tables.h>
 
 State = dict[str, Any]
 
@@ -128,15 +138,26 @@ def _sysctls(links: list[str]) -> Iterator[tuple[str, str]]:
 
 def _host_only() -> State:
     ports = json.loads(_run("bridge", "-json", "vlan", "show") or "[]")
+    is_filtering = _has_nftables()
+    commands = (*(("iptables-save", "ip6tables-save") if is_filtering else ()), *_legacy())
     return {
         "vlans": {line: flags for each in ports for line, flags in _vlans(each)},
-        "nftables": dict(_nftables(_run("nft", "list", "ruleset"))),
-        "iptables": {
-            key: rule
-            for command in ("iptables-save", "ip6tables-save", *_legacy())
-            for key, rule in _iptables(command, _run(command))
-        },
+        "nftables": dict(_nftables(_run("nft", "list", "ruleset"))) if is_filtering else {},
+        "iptables": {key: rule for command in commands for key, rule in _iptables(command, _run(command))},
     }
+
+
+def _has_nftables() -> bool:
+    """
+    Is there any table, of nft or of the newer iptables, which has them there?
+
+    Three programs would say the same, for more than all else takes on an emulated processor.
+    """
+    header = NLMSGHDR.pack(NLMSGHDR.size + NFGENMSG.size, NFT_GETTABLE, NLM_F_REQUEST_DUMP, 1, 0)
+    with sockets.socket(sockets.AF_NETLINK, sockets.SOCK_RAW, NETLINK_NETFILTER) as socket:
+        socket.sendto(header + NFGENMSG.pack(0, 0, 0), (0, 0))
+        _, kind, _, _, _ = NLMSGHDR.unpack_from(socket.recv(65536))
+    return bool(kind == NFT_NEWTABLE)
 
 
 def _vlans(port: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -42,8 +42,9 @@ def _load_drivers(artefacts: Artefacts) -> list[str]:
 
 
 FUNCTIONS = Boot("functions", ("igb", "netdevsim"), Emulator.with_igb, _load_drivers)
+REFERENCE = Boot("reference", ("reference",), Emulator.installed, lambda artefacts: [])
 KERNEL = Boot("kernel", ("guest",), Emulator.installed, lambda artefacts: [])
-BOOTS = (FUNCTIONS, KERNEL)
+BOOTS = (FUNCTIONS, REFERENCE, KERNEL)
 MARKERS = tuple(marker for boot in BOOTS for marker in boot.markers)
 
 

@@ -8,7 +8,7 @@ import pytest
 from meta_cni.cni.result import address_of, network_of
 from meta_cni.linux import link, route, vrf
 from tests.netns.chain import ours
-from tests.netns.conftest import PodNetns
+from tests.netns.conftest import Node, PodNetns
 from tests.netns.traffic import is_reached, is_refused
 
 pytestmark = pytest.mark.guest
@@ -225,3 +225,22 @@ def test_a_del_leaves_alone_what_has_the_vrf_s_name(pod: PodNetns, needs_kind: N
     assert ({}, 0) == ours("vrf", pod)("DEL", config("vrf", vrfname="blue"))
 
     assert ["blue"] == pod.links()
+
+
+def test_a_default_route_of_a_vrf_is_beside_the_pod_s(node: Node, needs_kind: Needs):
+    """A customer's way out is not the pod's: each VRF has its own."""
+    needs_kind("vrf")
+    ipam = {"type": "static", "addresses": [{"address": "10.1.0.2/24", "gateway": "10.1.0.1"}]}
+    first = {**node.bridge("customer", 10), "ipam": {**ipam, "routes": [{"dst": "0.0.0.0/0"}]}}
+    plugins = [first, {"type": "vrf", "vrfname": "blue"}]
+    node.nad("customer", {"cniVersion": "1.1.0", "name": "customer", "plugins": plugins})
+    node.annotate("customer")
+    before = node.traces()
+
+    node.add()
+
+    assert {("10.1.0.0/24", ""), ("0.0.0.0/0", "10.1.0.1")} == table(node.pod, 1)
+    assert {("10.244.0.1", "eth0"), ("fd00:244::1", "eth0")} == node.pod.defaults()
+    assert ({}, 0) == node.call("CHECK")
+    node.delete()
+    assert before == node.traces()
