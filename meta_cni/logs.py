@@ -21,7 +21,16 @@ LEVELS = {
     "verbose": logging.INFO,
     "debug": logging.DEBUG,
 }
+CONTROL = {number: repr(chr(number))[1:-1] for number in (*range(32), 127, *range(128, 160), 0x2028, 0x2029)}
 LOG = logging.getLogger("meta_cni")
+
+
+class OneLine(logging.Formatter):
+    """A message is one line, whatever an annotation or a plugin's error had in it; a traceback is not."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Control characters, as Python writes them in a string."""
+        return super().formatMessage(record).translate(CONTROL)
 
 
 def log_to(settings: Settings, formatter: logging.Formatter | None = None) -> None:
@@ -38,7 +47,7 @@ def log_to(settings: Settings, formatter: logging.Formatter | None = None) -> No
         with suppress(OSError):
             handlers.append(_log_file(settings.log_file, settings.log_options))
     for handler in handlers or [logging.NullHandler()]:
-        handler.setFormatter(formatter or logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
+        handler.setFormatter(formatter or OneLine("%(asctime)s [%(levelname)s] %(message)s"))
         LOG.addHandler(handler)
 
 
