@@ -32,6 +32,8 @@ OURS = ("k8s.v1.cni.cncf.io/", "v1.multus-cni.io/", "kubernetes.io/config.")
 """Annotations of a pod that somebody here reads begin like one of them."""
 CLAIMS = ("resourceClaimStatuses", "extendedResourceClaimStatus")
 """Of a pod's status, for devices by dynamic resource allocation."""
+CLAIMING = ("nodeName", "resourceClaims")
+"""Of its spec then: claims that it names itself, and whose devices they are."""
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 LOG = logging.getLogger("meta_cni")
 
@@ -218,6 +220,9 @@ def trimmed(kind: Kind, document: Mapping[str, Any]) -> Object:
     if kind is Kind.POD:
         status = document.get("status") or {}
         found["status"] = {key: status[key] for key in CLAIMS if key in status}
+        spec = document.get("spec") or {}
+        if found["status"] or spec.get("resourceClaims"):
+            found["spec"] = {key: spec[key] for key in CLAIMING if key in spec}
     else:
         found["spec"] = document.get("spec") or {}
     return found

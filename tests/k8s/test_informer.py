@@ -251,7 +251,28 @@ def test_what_nobody_reads_is_not_kept():
             "annotations": {"k8s.v1.cni.cncf.io/networks": "a"},
         },
         "status": {"resourceClaimStatuses": [{"name": "claim"}]},
+        "spec": {},
     } == trimmed(Kind.POD, pod)
+
+
+@pytest.mark.parametrize(
+    ("status", "resources", "expected"),
+    [
+        ({}, [], None),
+        ({}, [{"name": "nic", "resourceClaimName": "c"}], ["nodeName", "resourceClaims"]),
+        ({"extendedResourceClaimStatus": {"resourceClaimName": "c"}}, [], ["nodeName"]),
+    ],
+)
+def test_of_a_pods_spec_its_claims_alone_are_kept(
+    status: dict[str, Any], resources: list[dict[str, str]], expected: list[str] | None
+):
+    """A claim that the pod names itself is not in its status; a node's devices are asked for by its name."""
+    spec = {"nodeName": "n1", "containers": [{"name": "c"}]}
+    spec.update({"resourceClaims": resources} if resources else {})
+
+    kept = trimmed(Kind.POD, {"metadata": {"name": "p"}, "spec": spec, "status": status}).get("spec")
+
+    assert expected == (None if kept is None else sorted(kept))
 
 
 @pytest.fixture
