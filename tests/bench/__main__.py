@@ -137,9 +137,9 @@ def parts(bench: Bench, directory: str, stack: ExitStack) -> dict[str, Callable[
 
 def versions(programs: dict[str, str], directory: str) -> dict[str, str]:
     """What the peers say of themselves."""
-    found = {"reference plugins": peers.build_of(f"{directory}/bridge", directory)}
-    if "multus-daemon" in programs:
-        found["Multus"] = peers.version_of(programs["multus-daemon"])
+    found = {"reference plugins": peers.version_of(f"{directory}/bridge")}
+    if "multus" in programs:
+        found["Multus"] = peers.build_of(programs["multus"])
     return found
 
 

@@ -44,12 +44,11 @@ def _versions(printed: str) -> Iterator[str]:
             yield words[2]
 
 
-def build_of(program: str, path: str) -> str:
+def build_of(program: str) -> str:
     """What the program says of itself, else what Go has noted."""
-    given = {"PATH": path, "CNI_COMMAND": "VERSION"}
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, env=given)
-    words = [each for each in (told.stdout + told.stderr).split() if each.startswith("v4")]
-    return words[0].strip(",") if words else version_of(program)
+    told = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    words = (each.strip("(),") for each in told.replace("version:", " ").split())
+    return next((each for each in words if each.startswith("v")), "") or version_of(program)
 
 
 class Thin:

@@ -53,7 +53,8 @@ def _x(left: float, size: int) -> float:
 def _grid(left: float, ticks: list[tuple[float, str]]) -> list[str]:
     found = []
     for y, text in ticks:
-        line = f'<line x1="{left}" y1="{y:.1f}" x2="{left + PANEL - 80}" y2="{y:.1f}" stroke="#888" stroke-opacity="0.25"/>'
+        ends = f'x1="{left}" y1="{y:.1f}" x2="{left + PANEL - 80}" y2="{y:.1f}"'
+        line = f'<line {ends} stroke="#888" stroke-opacity="0.25"/>'
         found.append(f'{line}<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     for size in SIZES:
         found.append(f'<text x="{_x(left, size):.1f}" y="{BOTTOM + 20}" text-anchor="middle">{size}</text>')
