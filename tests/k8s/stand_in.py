@@ -227,8 +227,8 @@ def _of(resource: Resource) -> str:
 def _require_current(resource: Resource, name: str, given: Mapping[str, Any], known: Object) -> None:
     start = f'Operation cannot be fulfilled on {_of(resource)} "{name}": '
     if given.get("uid") not in (None, "", known["uid"]):
-        text = f"Precondition failed: UID in precondition: {given['uid']}, UID in object meta: {known['uid']}"
-        raise Refusal(409, start + text, name=name)
+        text = f'metadata.uid: Invalid value: "{given["uid"]}": field is immutable'
+        raise Refusal(422, f'{resource.kind} "{name}" is invalid: {text}', name=name)
     if given.get("resourceVersion") not in (None, "", known["resourceVersion"]):
         text = "the object has been modified; please apply your changes to the latest version and try again"
         raise Refusal(409, start + text, name=name)
