@@ -17,6 +17,7 @@ from cri_api.v1 import api_pb2, api_pb2_grpc
 
 from meta_cni import standalone
 from meta_cni.k8s.store import Kind
+from meta_cni.linux import netns
 from meta_cni.linux.netlink import Socket
 from tests.k8s.stand_in import StandIn
 from tests.netns.daemons import Daemon, until
@@ -207,6 +208,7 @@ def runtime(tmp_path: Path, host: Socket) -> Iterator[Runtime]:
             pytest.skip(f"no {name}")
     if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:
         pytest.skip("containerd needs root")
+    netns.mount_empty("/var/lib")  # containerd keeps results of plugins there, wherever its root is
     with StandIn() as stand_in:
         made = Runtime(tmp_path, stand_in)
         try:
@@ -214,6 +216,7 @@ def runtime(tmp_path: Path, host: Socket) -> Iterator[Runtime]:
             yield made
         finally:
             made.close()
+            subprocess.run(["umount", "-l", "/var/lib"], check=True)
 
 
 def test_containerd_gives_a_pod_its_networks(runtime: Runtime):
