@@ -12,11 +12,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-from tests import kubelet
+if TYPE_CHECKING:
+    from tests.kubelet import FakeKubelet
 
 # Two busy cores make any single example slow; no time is asserted.
 settings.register_profile("tests", deadline=None)
@@ -168,14 +170,16 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
 
 
 @pytest.fixture(scope="session")
-def kubelet_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kubelet.FakeKubelet]:
+def kubelet_process(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[FakeKubelet]":
     """A kubelet that serves PodResources; the directory's name is short, as a socket's must be."""
+    from tests import kubelet  # conftest is tried out by itself, too
+
     with kubelet.serving(tmp_path_factory.mktemp("kubelet")) as made:
         yield made
 
 
 @pytest.fixture
-def fake_kubelet(kubelet_process: kubelet.FakeKubelet) -> Iterator[kubelet.FakeKubelet]:
+def fake_kubelet(kubelet_process: "FakeKubelet") -> "Iterator[FakeKubelet]":
     """It, knowing no pod yet; what a test says counts for this test."""
     kubelet_process.answer()
     yield kubelet_process
