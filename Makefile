@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters musl-compiler container-runtime kustomize FORCE
+.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters musl-compiler container-runtime kustomize kubernetes-programs FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -28,7 +28,7 @@ help: ## list the targets
 run: $(VENV)/.run ## attach two telco pods on this kernel, in a private namespace (ARGS=--keep leaves them up)
 	@exec $(BIN)/python examples/run.py $(ARGS)
 
-test: lint types reference-plugins packet-filters guest-programs musl-compiler container-runtime kustomize ## everything: lint, types, all tests, on Debian's kernel too, branch coverage
+test: lint types reference-plugins packet-filters guest-programs musl-compiler container-runtime kustomize kubernetes-programs ## everything: lint, types, all tests, on Debian's kernel too, branch coverage
 	@$(PYTEST) $(APART) $(COVERED:%=--cov=%) --cov-branch --cov-report=term:skip-covered \
 		--cov-report=json:.coverage.json --branches-at-least=$(BRANCHES_PERCENT)
 
@@ -208,6 +208,10 @@ kustomize:
 		[ "$${CI:-}" != true ]
 	fi
 	rm -f "$$directory.log"
+
+# The real API server and etcd, built where there is Go, once a machine, into ~/.cache/meta-cni-kubernetes.
+kubernetes-programs: $(VENV)/.test
+	@$(BIN)/python -m tests.k8s.assets
 
 # The newest release, built where there is Go; it is asked for anew only after `make clean`.
 newest-reference: .reference/VERSION

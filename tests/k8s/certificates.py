@@ -31,9 +31,17 @@ class Authority:
         self._authority.issue_cert(address).configure_cert(context)
         return context
 
+    def server(self, address: str) -> Pair:
+        """For a server at an address that is a program of its own."""
+        return _pair(self._authority.issue_cert(address))
+
     def issue(self, common_name: str, organization: str) -> Pair:
         """For a client: its user's name, and the group it is in."""
         issued = self._authority.issue_cert(
             f"{common_name.replace(':', '-')}.test", common_name=common_name, organization_name=organization
         )
-        return Pair(issued.cert_chain_pems[0].bytes().decode(), issued.private_key_pem.bytes().decode())
+        return _pair(issued)
+
+
+def _pair(issued: trustme.LeafCert) -> Pair:
+    return Pair(issued.cert_chain_pems[0].bytes().decode(), issued.private_key_pem.bytes().decode())

@@ -1,0 +1,123 @@
+"""
+The real API server and its etcd: those in KUBEBUILDER_ASSETS, as envtest has it, else our own.
+
+No distribution has them, so they are built, once a machine, and kept outside of the tree:
+
+    python -m tests.k8s.assets
+
+k8s.io/kubernetes names its own parts by versions that do not exist, so it cannot be built as it is:
+a module that requires it says where they are, by the list in its go.mod.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.guest.cache import Missing, cached, run
+
+KUBERNETES, ETCD = "1.35.4", "3.6.5"
+"""The versions that are built."""
+ASSETS = "KUBEBUILDER_ASSETS"
+PROGRAMS = {
+    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+    "etcd": "go.etcd.io/etcd/server/v3",
+}
+"""The package that each is built from."""
+STAGED = re.compile(r"^\s*(k8s\.io/\S+) => \./staging/", re.MULTILINE)
+VERSION = "k8s.io/component-base/version.gitVersion"
+"""What the server says it is; Go's own builds leave it open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """A directory with both programs."""
+
+    directory: Path
+
+    @property
+    def api_server(self) -> Path:
+        """Kubernetes'."""
+        return self.directory / "kube-apiserver"
+
+    @property
+    def etcd(self) -> Path:
+        """Where the API server keeps it all."""
+        return self.directory / "etcd"
+
+
+def cache_directory() -> Path:
+    """Where those that we have built are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meta-cni-kubernetes"
+
+
+def name() -> str:
+    """Of the directory there: another version is built anew."""
+    return f"{KUBERNETES}-etcd-{ETCD}"
+
+
+def find(cache: Path | None = None) -> Assets:
+    """Those that are there; raises Missing, and builds nothing."""
+    given = os.environ.get(ASSETS)
+    directory = Path(given) if given else (cache or cache_directory()) / name()
+    for each in PROGRAMS:
+        if not os.access(directory / each, os.X_OK):
+            raise Missing(f"no {each}")
+    return Assets(directory)
+
+
+def ready(cache: Path | None = None) -> Assets:
+    """Those that are there, else built; raises Missing."""
+    if os.environ.get(ASSETS):
+        return find()
+    if not ((cache or cache_directory()) / name()).exists() and shutil.which("go") is None:
+        raise Missing("no kube-apiserver: no Go to build it")
+    return Assets(cached(name(), build, cache or cache_directory()))
+
+
+def build(scratch: Path) -> Path:
+    """Both programs in a new directory below this one; what Go fetches and compiles stays below it, too."""
+    module, made = scratch / "module", scratch / "made"
+    module.mkdir()
+    (module / "go.mod").write_text(_module(()))
+    described = json.loads(
+        _go(scratch, module, "mod", "download", "-json", f"k8s.io/kubernetes@v{KUBERNETES}")
+    )
+    (module / "go.mod").write_text(_module(STAGED.findall(Path(described["GoMod"]).read_text())))
+    for program, package in PROGRAMS.items():
+        flags = ("-mod=mod", "-trimpath", f"-ldflags=-s -w -X {VERSION}=v{KUBERNETES}")
+        _go(scratch, module, "build", *flags, "-o", str(made / program), package)
+    return made
+
+
+def _module(staged: tuple[str, ...] | list[str]) -> str:
+    """A go.mod that requires both, and says where the parts of the one are."""
+    replaced = "".join(f"\t{each} => {each} v0.{KUBERNETES.partition('.')[2]}\n" for each in staged)
+    required = f"\tk8s.io/kubernetes v{KUBERNETES}\n\tgo.etcd.io/etcd/server/v3 v{ETCD}\n"
+    return f"module tests\n\ngo 1.25.0\n\nrequire (\n{required})\n\nreplace (\n{replaced})\n"
+
+
+def _go(scratch: Path, module: Path, *arguments: str) -> str:
+    places = {"GOPATH": scratch / "go", "GOCACHE": scratch / "build"}
+    settings = (f"{key}={value}" for key, value in places.items())
+    fixed = ("GOFLAGS=-modcacherw -buildvcs=false", "CGO_ENABLED=0", "GOWORK=off")
+    return run("kube-apiserver", "env", *settings, *fixed, "go", *arguments, directory=module)
+
+
+def main() -> int:
+    """Build what is not there; where CI=true, its absence is a failure."""
+    try:
+        found = ready()
+    except Missing as missing:
+        print(f"{missing}: the tests on a real API server will skip")
+        return int(os.environ.get("CI") == "true")
+    sizes = ", ".join(f"{each} {(found.directory / each).stat().st_size >> 20} MB" for each in PROGRAMS)
+    print(f"{found.directory}: {sizes}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
