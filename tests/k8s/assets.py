@@ -9,7 +9,6 @@ k8s.io/kubernetes names its own parts by versions that do not exist, so it canno
 a module that requires it says where they are, by the list in its go.mod.
 """
 
-import json
 import os
 import re
 import shutil
@@ -83,10 +82,9 @@ def build(scratch: Path) -> Path:
     module, made = scratch / "module", scratch / "made"
     module.mkdir()
     (module / "go.mod").write_text(_module(()))
-    described = json.loads(
-        _go(scratch, module, "mod", "download", "-json", f"k8s.io/kubernetes@v{KUBERNETES}")
-    )
-    (module / "go.mod").write_text(_module(STAGED.findall(Path(described["GoMod"]).read_text())))
+    _go(scratch, module, "mod", "download", f"k8s.io/kubernetes@v{KUBERNETES}")
+    fetched = scratch / "go" / "pkg" / "mod" / "cache" / "download" / "k8s.io" / "kubernetes" / "@v"
+    (module / "go.mod").write_text(_module(STAGED.findall((fetched / f"v{KUBERNETES}.mod").read_text())))
     for program, package in PROGRAMS.items():
         flags = ("-mod=mod", "-trimpath", f"-ldflags=-s -w -X {VERSION}=v{KUBERNETES}")
         _go(scratch, module, "build", *flags, "-o", str(made / program), package)

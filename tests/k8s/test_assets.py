@@ -69,7 +69,9 @@ GO = """\
 #!/bin/sh
 echo "$PWD $GOPATH $CGO_ENABLED $*" >>{log}
 case "$1 $2" in
-"mod download") echo '{{"GoMod": "{module}"}}' ;;
+"mod download")
+    fetched=$GOPATH/pkg/mod/cache/download/${{3%@*}}/@v
+    mkdir -p "$fetched"; cp {module} "$fetched/${{3#*@}}.mod" ;;
 build*) while [ "$1" != -o ]; do shift; done; mkdir -p "${{2%/*}}"; cp go.mod "$2"; chmod +x "$2" ;;
 esac
 """

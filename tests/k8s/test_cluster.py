@@ -1,0 +1,289 @@
+"""
+What only a real API server can show: roles, tokens, a schema that is enforced, restarts, a large node.
+
+Skips where there is none.
+"""
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meta_cni.k8s import schema
+from meta_cni.k8s.access import HOST, PORT, in_cluster
+from meta_cni.k8s.api_store import ApiStore, Server
+from meta_cni.k8s.cached_store import NODE
+from meta_cni.k8s.file_store import FileStore
+from meta_cni.k8s.informer import Informer
+from meta_cni.k8s.store import Forbidden, Invalid, Kind, NotServed, Object, Selector
+from tests.k8s.cluster import Cluster
+from tests.k8s.conftest import TREE, opened
+
+pytestmark = pytest.mark.slow
+
+NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
+SOON_S = 60.0
+NETWORKS, PODS = 1000, 500
+
+
+def network(namespace: str, name: str, spec: Any = None) -> Object:
+    """As applied."""
+    about = {"apiVersion": NAD.value.api_version, "kind": NAD.value.kind}
+    metadata = {"name": name, "namespace": namespace}
+    return {**about, "metadata": metadata, "spec": {"config": "{}"} if spec is None else spec}
+
+
+def pod(namespace: str, name: str, node: str = "n1") -> Object:
+    """One that a server accepts."""
+    spec = {"nodeName": node, "containers": [{"name": "c", "image": "none"}]}
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+@pytest.fixture
+def administrator(cluster: Cluster, tmp_path: Path) -> ApiStore:
+    """Who may do everything."""
+    return opened(cluster.write_kubeconfig(tmp_path / "administrator"))
+
+
+@pytest.fixture
+def account(cluster: Cluster, tmp_path: Path) -> Path:
+    """The directory that the daemon's pod has, with what the kubelet writes there."""
+    (tmp_path / "token").write_text(cluster.token("kube-system", "meta-cni"))
+    (tmp_path / "ca.crt").write_text(cluster.authority.certificate)
+    return tmp_path
+
+
+@pytest.fixture
+def daemon(cluster: Cluster, account: Path) -> ApiStore:
+    """The store as the daemon has it, under its own service account."""
+    host, _, port = cluster.url.removeprefix("https://").rpartition(":")
+    return ApiStore(Server(in_cluster({HOST: host, PORT: port}, account)))
+
+
+def test_the_role_is_enough_for_all_that_the_daemon_does(
+    daemon: ApiStore, administrator: ApiStore, namespace: str
+):
+    """And it is the one in deploy/."""
+    made = administrator.create(Kind.POD, pod(namespace, "p"))
+    administrator.create(NAD, network(namespace, "n"))
+    status = {"metadata": {"uid": made["metadata"]["uid"], "annotations": {"status": "x"}}}
+    reference = {"kind": "Pod", "name": "p", "namespace": namespace}
+    event = {"metadata": {"name": "e", "namespace": namespace}, "involvedObject": reference}
+
+    daemon.patch(Kind.POD, namespace, "p", status, subresource="status")
+    daemon.create(Kind.EVENT, event)
+    daemon.patch(Kind.EVENT, namespace, "e", {"count": 2})
+    daemon.list(Kind.RESOURCE_SLICE)
+    for kind, name in ((Kind.POD, "p"), (NAD, "n")):
+        _, version = daemon.list(kind)
+        list(daemon.watch(kind, None, version, 1))
+        assert name == daemon.get(kind, namespace, name)["metadata"]["name"]
+
+    assert {"status": "x"} == daemon.get(Kind.POD, namespace, "p")["metadata"]["annotations"]
+
+
+def test_what_the_daemon_must_not_do_is_refused_with_the_rule_that_is_missing(
+    daemon: ApiStore, administrator: ApiStore, namespace: str
+):
+    """A daemon that is taken over can neither start pods nor change networks."""
+    administrator.create(Kind.POD, pod(namespace, "p"))
+    administrator.create(NAD, network(namespace, "n"))
+    labels = {"metadata": {"labels": {"a": "b"}}}
+    refused = {
+        "pods create": lambda: daemon.create(Kind.POD, pod(namespace, "q")),
+        "pods patch": lambda: daemon.patch(Kind.POD, namespace, "p", labels),
+        "pods delete": lambda: daemon.delete(Kind.POD, namespace, "p"),
+        "network-attachment-definitions create": lambda: daemon.create(NAD, network(namespace, "m")),
+        "network-attachment-definitions patch": lambda: daemon.patch(NAD, namespace, "n", labels),
+        "network-attachment-definitions delete": lambda: daemon.delete(NAD, namespace, "n"),
+        "events list": lambda: daemon.list(Kind.EVENT),
+    }
+    for what, ask in refused.items():
+        resource, verb = what.split()
+        rule = rf"is forbidden.*resources \['{resource}'\], verbs \['{verb}'\]"
+
+        with pytest.raises(Forbidden, match=rule):
+            ask()
+
+
+def test_a_token_that_the_server_does_not_take_is_replaced_by_the_new_one(
+    daemon: ApiStore, account: Path, cluster: Cluster, namespace: str, administrator: ApiStore
+):
+    """And until there is one, it is told what is wrong."""
+    administrator.create(Kind.POD, pod(namespace, "p"))
+    daemon.get(Kind.POD, namespace, "p")
+    good = (account / "token").read_text()
+    (account / "token").write_text(good[:-8] + "AAAAAAAA")
+    time.sleep(1.1)  # files are looked at once a second
+
+    with pytest.raises(Forbidden, match=r"Unauthorized \(401\): expected a token"):
+        daemon.get(Kind.POD, namespace, "p")
+
+    (account / "token").write_text(cluster.token("kube-system", "meta-cni", 600))
+    assert "p" == daemon.get(Kind.POD, namespace, "p")["metadata"]["name"]
+
+
+def test_a_server_that_restarts_is_waited_for(
+    daemon: ApiStore, administrator: ApiStore, cluster: Cluster, namespace: str
+):
+    """Connections that are open lead nowhere then."""
+    administrator.create(Kind.POD, pod(namespace, "p"))
+    daemon.get(Kind.POD, namespace, "p")
+    cluster.stop()
+    back = threading.Timer(0.5, cluster.start)
+    back.start()
+
+    found = daemon.within(SOON_S).get(Kind.POD, namespace, "p")
+    back.join()
+
+    assert "p" == found["metadata"]["name"]
+
+
+def test_no_status_is_lost_while_the_pod_moves(daemon: ApiStore, administrator: ApiStore, namespace: str):
+    """The kubelet and controllers write a pod at the same time."""
+    count = 40
+    for name in ("p", "q"):
+        administrator.create(Kind.POD, pod(namespace, name))
+
+    def move() -> None:
+        for number in range(count):
+            for name in ("p", "q"):
+                patch = {"metadata": {"labels": {f"l{number}": "x"}}}
+                administrator.patch(Kind.POD, namespace, name, patch)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    for number in range(count):
+        for name in ("p", "q"):
+            patch = {"metadata": {"annotations": {f"a{number}": "x"}}}
+            daemon.patch(Kind.POD, namespace, name, patch, subresource="status")
+    mover.join()
+
+    for name in ("p", "q"):
+        metadata = daemon.get(Kind.POD, namespace, name)["metadata"]
+        assert (count, count) == (len(metadata["labels"]), len(metadata["annotations"]))
+
+
+SPECS: dict[str, tuple[Any, bool]] = {
+    "a plugin": ({"config": json.dumps({"cniVersion": "1.0.0", "type": "bridge"})}, True),
+    "a list": ({"config": json.dumps({"name": "n", "plugins": [{"type": "bridge"}]})}, True),
+    "on several lines": ({"config": '\n  {\n "type": "bridge" }\n\n'}, True),
+    "of the node, by name": ({}, True),
+    "of the node, empty": ({"config": ""}, True),
+    "keys that nobody knows": ({"config": "{}", "other": 1}, True),
+    "an object": ({"config": {"type": "bridge"}}, False),
+    "a number": ({"config": 1}, False),
+    "too long": ({"config": '{"type": "' + "x" * 262144 + '"}'}, False),
+    "a spec that is a text": ("{}", False),
+}
+"""A NAD's spec, and whether it is one."""
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_one_schema_counts_on_the_server_and_on_files(
+    administrator: ApiStore, namespace: str, tmp_path: Path, name: str
+):
+    """What `meta-cni validate` accepts, a server accepts; what Multus accepts, both do."""
+    spec, is_right = SPECS[name]
+    document = network(namespace, "n", spec)
+    (tmp_path / "objects").mkdir()
+    stores = (administrator, FileStore(tmp_path / "objects", tmp_path / "state"))
+
+    assert is_right == (not schema.problems(NAD, document))
+    for store in stores:
+        if is_right:
+            store.create(NAD, document)
+        else:
+            with pytest.raises(Invalid, match="spec"):
+                store.create(NAD, document)
+
+
+def test_without_the_definition_it_is_named(administrator: ApiStore, cluster: Cluster, namespace: str):
+    """The first thing that is forgotten when somebody installs by hand."""
+    definition = "network-attachment-definitions.k8s.cni.cncf.io"
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition}"
+    try:
+        assert 200 == cluster.ask("DELETE", path)[0]
+        deadline = time.monotonic() + SOON_S
+        while cluster.ask("GET", f"/apis/k8s.cni.cncf.io/v1/{NAD.value.plural}")[0] != 404:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+        with pytest.raises(NotServed, match=f"expected the CustomResourceDefinition {definition}"):
+            administrator.get(NAD, namespace, "n")
+    finally:
+        cluster.apply([TREE / "crds" / "net-attach-def.yaml"])
+
+
+def test_one_apply_is_enough(cluster: Cluster, tmp_path: Path):
+    """What deploy/ has is what a server takes, and it takes it twice."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl")
+    kubeconfig = cluster.write_kubeconfig(tmp_path / "kubeconfig")
+    command = [kubectl, f"--kubeconfig={kubeconfig}", "apply", "-k", str(TREE / "deploy")]
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}})
+
+    applied = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2)]
+
+    assert [(0, ""), (0, "")] == [(each.returncode, _complaints(each.stderr)) for each in applied]
+    assert "daemonset.apps/meta-cni unchanged" in applied[1].stdout
+    assert 200 == cluster.ask("GET", "/apis/apps/v1/namespaces/kube-system/daemonsets/meta-cni")[0]
+
+
+def _complaints(text: str) -> str:
+    """Without kubectl's word on what was created by others."""
+    return "\n".join(line for line in text.splitlines() if "last-applied-configuration" not in line)
+
+
+@contextmanager
+def following(store: ApiStore, kind: Kind, selector: Selector) -> Iterator[Informer]:
+    """An informer on a thread of its own."""
+    informer, over = Informer(store, kind, selector, pauses_s=(0.1,)), threading.Event()
+    thread = threading.Thread(target=informer.run, args=(over,))
+    thread.start()
+    try:
+        assert informer.wait_until_synced(SOON_S)
+        yield informer
+    finally:
+        over.set()
+        store.server.end_watches()
+        thread.join(SOON_S)
+        assert not thread.is_alive()
+
+
+def test_a_large_node_is_known_over_a_restart(
+    daemon: ApiStore, administrator: ApiStore, cluster: Cluster, namespace: str
+):
+    """1 000 networks and 500 pods; what changes after the server came back is told, too."""
+    for number in range(NETWORKS):
+        administrator.create(NAD, network(namespace, f"n{number}"))
+    for number in range(PODS):
+        administrator.create(Kind.POD, pod(namespace, f"p{number}", "large"))
+    administrator.create(Kind.POD, pod(namespace, "elsewhere", "other"))
+
+    with (
+        following(daemon, NAD, Selector()) as networks,
+        following(daemon, Kind.POD, Selector(fields={NODE: "large"})) as pods,
+    ):
+        assert all(networks.find(namespace, f"n{number}") for number in range(NETWORKS))
+        assert PODS == len(pods)
+
+        cluster.stop()
+        cluster.start()
+        administrator.create(NAD, network(namespace, "later"))
+        administrator.create(Kind.POD, pod(namespace, "later", "large"))
+
+        deadline = time.monotonic() + SOON_S
+        while not (networks.find(namespace, "later") and pods.find(namespace, "later")):
+            assert time.monotonic() < deadline, (networks.problem(), pods.problem())
+            time.sleep(0.05)
+        assert PODS + 1 == len(pods)
