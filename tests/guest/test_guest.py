@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 DIRECTORIES = ("tests/netns", "tests/conformance")
 PYTEST = ("-m", "pytest", "-p", "tests.guest.report", "-p", "no:cacheprovider")
-TIMEOUT_S = 1200
+TIMEOUT_S = 2400
 HANGS_S = 300
 """A test that takes longer has its stacks printed."""
 RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)

@@ -11,8 +11,6 @@ import pytest
 from meta_cni.linux import link
 from tests.netns.conftest import Node, PodNetns
 
-pytestmark = pytest.mark.guest
-
 
 def uid(node: Node, uid: str, **annotations: str) -> None:
     metadata = {"name": "p", "namespace": "telco", "uid": uid, "annotations": annotations}

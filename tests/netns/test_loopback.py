@@ -9,8 +9,6 @@ from meta_cni.linux import address, link
 from tests.netns.chain import ours, references, theirs
 from tests.netns.conftest import PodNetns
 
-pytestmark = pytest.mark.guest
-
 
 def config(**keys: Any) -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": "net", "type": "loopback", **keys}

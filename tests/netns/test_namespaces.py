@@ -13,8 +13,6 @@ from meta_cni.linux import link, netns
 from meta_cni.linux.namespaces import Namespaces
 from tests.netns.conftest import PodNetns
 
-pytestmark = pytest.mark.guest
-
 
 def test_nothing_is_opened_before_it_is_asked_for_and_all_is_closed(pod: PodNetns):
     """A daemon that leaks one descriptor a request serves for a day."""

@@ -12,8 +12,6 @@ from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours, references, theirs, wire
 from tests.netns.conftest import Node, PodNetns
 
-pytestmark = pytest.mark.guest
-
 
 def config(previous: dict[str, Any] | None, **keys: Any) -> dict[str, Any]:
     made = {"cniVersion": "1.0.0", "name": "net", "type": "route-override", **keys}

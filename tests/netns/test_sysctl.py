@@ -8,8 +8,6 @@ from meta_cni.cni.errors import KernelError
 from meta_cni.linux import link, netns, sysctl
 from tests.netns.conftest import PodNetns
 
-pytestmark = pytest.mark.guest
-
 
 def test_a_parameter_belongs_to_the_namespace_it_was_set_in(pod: PodNetns):
     """Forwarding switched on in a pod must not switch it on for the node."""

@@ -14,8 +14,6 @@ from meta_cni.linux.netlink import Socket
 from tests.netns.chain import MAC, binaries, ours, references, theirs, unwire, wire
 from tests.netns.conftest import PodNetns
 
-pytestmark = pytest.mark.guest
-
 OTHER = "02:00:5e:00:53:02"
 ARP_FILTER = "net/ipv4/conf/eth0/arp_filter"
 
