@@ -15,6 +15,7 @@ BUILTIN = {
     "ptp": "Ptp",
     "route-override": "RouteOverride",
     "sbr": "Sbr",
+    "sriov": "Sriov",
     "tap": "Tap",
     "tuning": "Tuning",
     "vlan": "Vlan",

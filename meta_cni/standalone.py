@@ -31,7 +31,7 @@ from meta_cni.cni.errors import (
 from meta_cni.cni.request import NAME, Request
 from meta_cni.cni.result import Result
 from meta_cni.delegate import Attachment, BuiltIn
-from meta_cni.linux import netns
+from meta_cni.linux import device, netns
 from meta_cni.linux.namespaces import Namespaces
 
 DEADLINE_S = 60.0
@@ -42,7 +42,7 @@ sys.exit(plugin({plugin_type!r}))
 """
 LONGEST_INTERPRETER = 253
 """BINPRM_BUF_SIZE (256, <linux/binfmts.h>) less "#!" and the end of the line."""
-UNDOING = ("dataDir", "ipMasq", "macspoofchk")
+UNDOING = ("dataDir", "sysfs", "ipMasq", "macspoofchk")
 """The keys that some delegate's delete() reads."""
 REQUIRED = ("links", "linksInContainer", "miimon", "mode", "vrfname", "master")
 """Those that some delegate cannot do without, or that say what its delete() is to leave alone."""
@@ -180,10 +180,11 @@ def _reduced(
     required = [each for each in dropped if each not in REQUIRED]
     for keys in (dropped, required):
         try:
-            return kind(config.execution(dict.fromkeys(keys)), bare), []
+            return kind(config.execution({**dict.fromkeys(keys), "deviceID": device.ANY}), bare), []
         except BadConfig as error:
             errors = [error]
-    return kind(config.execution(dict.fromkeys((*dropped, *config.keys_outside(())))), bare), errors
+    every = dict.fromkeys((*dropped, *config.keys_outside(())))
+    return kind(config.execution({**every, "deviceID": device.ANY}), bare), errors
 
 
 def _act(delegate: BuiltIn, request: Request, config: PluginConfig) -> Result | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import delegates
-from meta_cni.cni.config import NetworkConfig, parse_network
+from meta_cni.cni.config import NetworkConfig, PluginConfig, parse_network
 from meta_cni.cni.errors import CNIError
 from meta_cni.cni.request import Request
 from meta_cni.compose import Memory, construct
@@ -20,6 +20,7 @@ from meta_cni.engine.selection import parse as parse_selections
 from meta_cni.k8s import schema
 from meta_cni.k8s.file_store import KINDS, documents
 from meta_cni.k8s.store import Kind
+from meta_cni.linux import device
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.metrics import Timeline
 from meta_cni.settings import MULTUS_TYPES
@@ -109,10 +110,16 @@ def problems_of_network(config: NetworkConfig, path: tuple[str, ...]) -> list[st
         )
         request = Request("ADD", "validate", "", "eth0", {}, path, {}, b"")
         try:
-            given, beside = plugin.execution({}), Memory()
+            given, beside = plugin.execution({"deviceID": _device_of(plugin)}), Memory()
             construct(
                 record, executed, given, Namespaces(""), request=request, memory=beside, timeline=Timeline()
             )
         except CNIError as error:
             found.append(error.message)
     return found
+
+
+def _device_of(plugin: PluginConfig) -> object:
+    """The device that a network names; of most the pod brings one, so any is right."""
+    named = [plugin.section.value(key) for key in ("deviceID", "pciBusID")]
+    return next((each for each in named if each), device.ANY)

@@ -9,6 +9,7 @@ told at once instead (RFC 5227, gratuitous ARP; RFC 4861 7.2.6, unsolicited adve
 import fcntl
 import socket as sockets
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address
@@ -22,7 +23,9 @@ from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.route import RT_SCOPE_LINK, RT_TABLE_MAIN, Route
 
-SIOCGIFHWADDR = 0x8927  # <linux/sockios.h>
+SIOCGIFFLAGS, SIOCGIFHWADDR = 0x8913, 0x8927  # <linux/sockios.h>
+IFF_RUNNING = 0x40  # <linux/if.h>
+CARRIER_POLL_S = 0.002
 ETH_P_ARP = 0x0806  # <linux/if_ether.h>
 ALL_NODES = "ff02::1"
 NEIGHBOUR_ADVERTISEMENT = 136  # RFC 4861 4.4
@@ -147,16 +150,37 @@ def _vrf_table(namespaces: Namespaces, found: Link) -> tuple[int, ...]:
     return (vrf.table_of(its),) if vrf.table_of(its) else ()
 
 
-def announce(namespaces: Namespaces, interface: str, addresses: Sequence[IPConfig]) -> None:
+def announce(
+    namespaces: Namespaces, interface: str, addresses: Sequence[IPConfig], *, carrier_wait_s: float = 0.0
+) -> None:
     """
     Tell the neighbours where the addresses are now; the answer does not wait for it.
+
+    `carrier_wait_s` is for a card, which takes a moment until it can send.
 
     Nothing depends on it: a neighbour that hears nothing asks when it needs to know. A process
     that ends waits for it. What is told is the MAC at that moment: the next plugin of the list
     may have changed it.
     """
+
+    def work() -> None:
+        if carrier_wait_s:
+            _await_carrier(interface, carrier_wait_s)
+        tell(interface, addresses)
+
     if addresses:
-        namespaces.later(lambda: tell(interface, addresses))
+        namespaces.later(work)
+
+
+def _await_carrier(interface: str, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    with sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM) as any_socket:
+        request = struct.pack("=16sH14x", interface.encode(), 0)
+        while time.monotonic() < deadline:
+            (flags,) = struct.unpack_from("=H", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request), 16)
+            if flags & IFF_RUNNING:
+                return
+            time.sleep(CARRIER_POLL_S)
 
 
 def tell(interface: str, addresses: Sequence[IPConfig]) -> list[KernelError]:

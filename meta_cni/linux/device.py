@@ -10,6 +10,8 @@ from pathlib import Path
 
 SYSFS = Path("/sys")
 BUSES = ("pci", "auxiliary")
+ANY = "0000:00:00.0"
+"""Stands for the device that a pod brings, where a configuration is looked at without a pod."""
 USERSPACE_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
 """Their devices have no link: a program in the pod drives them (DPDK)."""
 

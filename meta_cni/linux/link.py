@@ -33,7 +33,7 @@ OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DOR
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5  # <linux/if_link.h>
 IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO = 10, 13, 16, 18
 IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_PROMISCUITY = 20, 26, 27, 28, 30
-IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 29, 31, 32
+IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_PARENT_DEV_NAME = 29, 31, 32, 56
 RTEXT_FILTER_SKIP_STATS = 8  # <linux/rtnetlink.h>: counters are two thirds of a link's message
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1  # <linux/veth.h>
@@ -87,6 +87,12 @@ class Link:
         data = link_info.get_attr("IFLA_INFO_DATA") if link_info else None
         pairs = data.get("attrs", []) if data is not None and hasattr(data, "get") else []
         return MappingProxyType({name: value for name, value in (pair[:2] for pair in pairs)})
+
+    @property
+    def device(self) -> str:
+        """The address of the device that it is the link of; empty for none, and before Linux 5.14."""
+        found = pack.attributes(self.message, HEADER.size + pack.IFINFOMSG.size)
+        return pack.string(found.get(IFLA_PARENT_DEV_NAME))
 
 
 def parse(body: bytes) -> Link:
@@ -184,6 +190,13 @@ def found_in(reply: Reply) -> Link:
 def _find(socket: Socket, request: Request) -> Link | None:
     (reply,) = socket.request([request])
     return found_in(reply) if reply.echoed else None
+
+
+def find_of_device(socket: Socket, device: str, name: str) -> Link | None:
+    """The link of a device; where the kernel does not tell devices, the one of a name."""
+    found = dump(socket)
+    exact = next((each for each in found if each.device == device), None)
+    return exact or next((each for each in found if each.name == name and not each.device), None)
 
 
 def dump(socket: Socket) -> list[Link]:
