@@ -63,7 +63,9 @@ def release(claim: Claim, sysfs: Path = SYSFS) -> None:
         if claim.link is not None and has_link:
             steps.insert(0, partial(_bring_home, claim, claim.link, namespaces, sysfs))
             steps.append(partial(_restore_link, claim, claim.link, namespaces.host, sysfs))
-        steps.append(partial(_put_back_trust, namespaces.host, target, claim))
+        steps.append(partial(_put_back_last, namespaces.host, target, claim))
+        if claim.link is not None and has_link:
+            steps.append(partial(_bring_up, claim, claim.link, namespaces.host, sysfs))
         _take(steps)
 
 
@@ -129,11 +131,17 @@ def _put_back(host: Socket, target: Target, claim: Claim) -> None:
     _take([partial(vf.persist, host, each, NOT_YET) for each in reversed(vf.requests(target, changed))])
 
 
-def _put_back_trust(host: Socket, target: Target, claim: Claim) -> None:
-    """Once the link is as it was: some drivers let an untrusted VF change nothing."""
+def _put_back_last(host: Socket, target: Target, claim: Claim) -> None:
+    """
+    Trust and the address, once the link is as it was.
+
+    Some drivers let an untrusted VF change nothing; some tell the address that a VF chose itself
+    as if it had been given to it.
+    """
     now = vf.read(host, target)
-    if now is not None and back_from(claim, now).is_trusted is False:
-        vf.apply(host, target, Settings(is_trusted=False))
+    if now is not None:
+        changed = back_from(claim, now)
+        vf.apply(host, target, Settings(mac=changed.mac, is_trusted=changed.is_trusted))
 
 
 def back_from(claim: Claim, now: Settings) -> Settings:
@@ -143,7 +151,7 @@ def back_from(claim: Claim, now: Settings) -> Settings:
 
 
 def _restore_link(claim: Claim, before: Before, host: Socket, sysfs: Path) -> None:
-    """On the node: down, its address, its MTU, its flags, its name, and up if it was."""
+    """On the node: down, its address, its MTU, its flags, its name."""
     found = _at_home(claim, host, sysfs)
     if found is None:
         return
@@ -155,7 +163,11 @@ def _restore_link(claim: Claim, before: Before, host: Socket, sysfs: Path) -> No
         vf.persist(host, replace(change, action=f"set mac {before.mac} of {label}"), REFUSED)
     host.request(_changes(found, before, label))
     _rename(found, before.name, host)
-    if before.is_known and before.is_up:
+
+
+def _bring_up(claim: Claim, before: Before, host: Socket, sysfs: Path) -> None:
+    found = _at_home(claim, host, sysfs)
+    if found is not None and before.is_known and before.is_up and not found.is_up:
         host.request([link.set_link(found.index, is_up=True)])
 
 

@@ -18,6 +18,7 @@ from meta_cni.cni.result import address_of, interface_address_of
 from meta_cni.linux import address, link, netns, route, sysctl
 from meta_cni.linux.netlink import Socket
 from tests.guest.boots import FUNCTIONS
+from tests.guest.emulator import PORTS, mac
 from tests.netns import features
 
 REFERENCE = ("/opt/cni/bin", "/usr/lib/cni")
@@ -112,6 +113,16 @@ def _tables() -> list[tuple[str, str]]:
 
 def _printed(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def cards(host: Socket) -> Iterator[list[str]]:
+    """The links of the physical functions, in the order of the ports; functions are taken away afterwards."""
+    names = {each.mac: each.name for each in link.dump(host)}
+    found = [names[mac(port)] for port in PORTS]
+    yield found
+    for name in found:
+        Path(f"/sys/class/net/{name}/device/sriov_numvfs").write_text("0")
 
 
 class PodNetns:

@@ -1,27 +1,16 @@
 """What the guest gives to tests of virtual functions: cards that have them, and netdevsim."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from meta_cni.linux import link
 from meta_cni.linux.netlink import Socket
-from tests.guest.emulator import PORTS, VIRTUAL_FUNCTIONS, mac
+from tests.guest.emulator import VIRTUAL_FUNCTIONS
 
 DEVICES = Path("/sys/bus/pci/devices")
 NETDEVSIM = Path("/sys/bus/netdevsim")
-
-
-@pytest.fixture
-def cards(host: Socket) -> Iterator[list[str]]:
-    """The links of the physical functions, in the order of the ports; functions are taken away afterwards."""
-    names = {each.mac: each.name for each in link.dump(host)}
-    found = [names[mac(port)] for port in PORTS]
-    yield found
-    for name in found:
-        Path(f"/sys/class/net/{name}/device/sriov_numvfs").write_text("0")
 
 
 @pytest.mark.igb
