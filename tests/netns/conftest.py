@@ -151,10 +151,13 @@ class PodNetns:
         return {(str(each.gateway), names[each.interface_index]) for each in found}
 
     def close(self) -> None:
-        """Let the namespace go."""
+        """Let the namespace go; a second time is no error."""
+        if self.fd < 0:
+            return
         self.socket.close()
         os.close(self.fd)
         netns.remove(self.path)
+        self.fd = -1
 
 
 @pytest.fixture
