@@ -19,6 +19,7 @@ MEMORY_MIB = 2048
 PROCESSORS = 2
 KERNEL_COMMAND = (
     "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr random.trust_cpu=on intel_iommu=on"
+    " no_timer_check"
 )
 
 
