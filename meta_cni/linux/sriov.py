@@ -125,13 +125,6 @@ def rdma_device_of(function: Function, sysfs: Path = SYSFS) -> str:
     return min((each.name for each in _listed(path_of(function.address, sysfs) / "infiniband")), default="")
 
 
-def rebind(address: str, driver: str, sysfs: Path = SYSFS) -> None:
-    """Take a device from its driver and give it back, which makes it anew; raises OSError."""
-    directory = sysfs / "bus" / "pci" / "drivers" / driver
-    (directory / "unbind").write_text(address)
-    (directory / "bind").write_text(address)
-
-
 def _listed(directory: Path) -> list[Path]:
     try:
         return list(directory.iterdir())
