@@ -1,6 +1,7 @@
 """Virtual functions as tests see them: a card's, or those of a tree like sysfs before netdevsim."""
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from meta_cni.linux.netlink import Socket
 from meta_cni.linux.vf import Settings, Target
 
 SYSFS = Path("/sys")
+CARRIER_S = 30.0
+"""A card starts anew with its VFs, and takes no rate before it knows the speed of its link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,16 @@ class Card:
     def make(self, count: int) -> list[str]:
         """So many VFs; their addresses."""
         (self.device / "sriov_numvfs").write_text(str(count))
+        self.await_carrier()
         return [Path(os.readlink(self.device / f"virtfn{number}")).name for number in range(count)]
+
+    def await_carrier(self) -> None:
+        """Until it can send."""
+        carrier = self.device.parent / "carrier"
+        deadline = time.monotonic() + CARRIER_S
+        while carrier.read_text() != "1\n":
+            assert time.monotonic() < deadline, f"{self.name} has no carrier"
+            time.sleep(0.05)
 
     def settings(self, number: int) -> Settings:
         """What the card tells."""

@@ -2,10 +2,15 @@
 
 import errno
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -124,26 +129,25 @@ def test_a_vf_is_set_up_and_in_the_pod_and_is_as_it_was_afterwards(
 
 
 def test_a_vf_without_settings_is_only_moved(
-    pod: PodNetns,
-    card: Card,
-    vfs: list[str],
-    asked: Callable[..., dict[str, Any]],
-    as_it_was: Callable[[], None],
+    pod: PodNetns, card: Card, vfs: list[str], asked: Callable[..., dict[str, Any]], tmp_path: Path
 ):
     """An absent key leaves its setting as it is; the VF may have been up on the node."""
     found = card.link_of(vfs[0])
     assert found is not None
     card.host.request([link.set_link(found.index, is_up=True)])
-    before = card.state(0, vfs[0])
+    before, others = card.state(0, vfs[0]), card.states(vfs)[1:]
+
+    def settings() -> Settings:
+        """igb tells the address that the VF chose, some time after it is up."""
+        return replace(card.settings(0), mac=before.settings.mac)
 
     answer = add(pod, asked())
-    now = replace(card.settings(0), mac=before.settings.mac)  # igb tells what the VF chose, once it is up
-    assert before.settings == now
+    assert before.settings == settings()
     assert (found.mac, found.mtu) == (answer["interfaces"][0]["mac"], answer["interfaces"][0]["mtu"])
 
     delete(pod, asked())
-    assert before.link == card.state(0, vfs[0]).link
-    card.host.request([link.set_link(found.index, is_up=False)])
+    assert (before.settings, before.link) == (settings(), card.state(0, vfs[0]).link)
+    assert (others, []) == (card.states(vfs)[1:], claims(tmp_path))
 
 
 REFUSED = [
@@ -455,3 +459,117 @@ def test_a_taken_name_in_the_pod_is_refused_before_anything_is_touched(
     assert "the pod has a link eth0: expected a free name" in answer["msg"]
     as_it_was()
     assert ["eth0"] == pod.links()
+
+
+def cut_off(call: Callable[[], Any], step: int) -> bool:
+    """Kill a call, in a process of its own, before a step, from 0; False when it ended by then."""
+    child = os.fork()
+    if not child:
+        try:
+            die_before(step)
+            call()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def die_before(step: int) -> None:
+    """Every request to the kernel and every change of a file is a step."""
+    left = count(step, -1)
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return inner
+
+    setattr(Socket, "request", counted(Socket.request))  # noqa: B010
+    for name in ("fsync", "replace", "unlink"):
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def test_a_del_undoes_an_add_that_was_killed_wherever_that_was(
+    pod: PodNetns, asked: Callable[..., dict[str, Any]], as_it_was: Callable[[], None]
+):
+    """Before every step; nothing of it is known but what is on the disk."""
+    config = asked(**EVERYTHING)
+    steps = 0
+    while cut_off(lambda: ours("sriov", pod)("ADD", config), steps):
+        delete(pod, config)
+        assert [] == pod.links()
+        as_it_was()
+        steps += 1
+
+    assert steps > 20
+    delete(pod, config)
+
+
+def test_a_del_goes_on_where_one_was_killed(
+    pod: PodNetns, asked: Callable[..., dict[str, Any]], as_it_was: Callable[[], None]
+):
+    """Before every step."""
+    config = asked(**EVERYTHING)
+    steps = 0
+    while add(pod, config) and cut_off(lambda: delete(pod, config), steps):
+        delete(pod, config)
+        assert [] == pod.links()
+        as_it_was()
+        steps += 1
+
+    assert steps > 20
+
+
+CHOICES: dict[str, list[Any]] = {
+    "vlan": [0, 100, 4094],
+    "mac": [MAC, "02:00:5e:00:53:02"],
+    "spoofchk": ["on", "off"],
+    "trust": ["on", "off"],
+    "max_tx_rate": [0, 100],
+    "mtu": [1400, 9000],
+    "all_multicast": ["on", "off"],
+    "link_state": ["enable"],
+}
+"""igb refuses the last one."""
+SEQUENCES, PARTS, CALLS, LONGEST = 50, 5, 4, 40
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_sequences_with_kills_leave_every_vf_as_it_was(
+    pods: Callable[[str], PodNetns],
+    vfs: list[str],
+    asked: Callable[..., dict[str, Any]],
+    as_it_was: Callable[[], None],
+    part: int,
+):
+    """A seed each."""
+    for seed in range(part, SEQUENCES, PARTS):
+        run_sequence(Random(seed), pods, vfs, asked)
+        as_it_was()
+
+
+def run_sequence(
+    random: Random, pods: Callable[[str], PodNetns], vfs: list[str], asked: Callable[..., dict[str, Any]]
+) -> None:
+    """Calls for two pods, each of which may be killed; a pod may vanish; then a DEL of every attachment."""
+    made = [pods(f"{random.getrandbits(32):x}") for _ in range(2)]
+    known = []
+    for _ in range(CALLS):
+        each, interface = random.choice(made), random.choice(["eth0", "net1"])
+        keys = {key: random.choice(values) for key, values in CHOICES.items() if random.random() < 0.3}
+        config = asked(deviceID=random.choice(vfs), **keys)
+        variables = {"CNI_CONTAINERID": each.path.rpartition("/")[2], "CNI_IFNAME": interface}
+        call = partial(ours("sriov", each), random.choice(["ADD", "ADD", "DEL"]), config, **variables)
+        known.append(partial(ours("sriov", each), "DEL", config, **variables))
+        if random.random() < 0.5:
+            cut_off(call, random.randrange(LONGEST))
+        else:
+            call()
+    if random.random() < 0.3:
+        made[0].close()
+    for call in known:
+        assert ({}, 0) == call()
+    for each in made:
+        assert each.fd < 0 or [] == each.links()
+        each.close()
