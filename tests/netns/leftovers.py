@@ -18,6 +18,8 @@ DEADLINE_S = 20.0
 """The kernel takes links and namespaces away in its own time."""
 PAUSE_S = 0.005
 ALL = "link show\naddr show\nroute show table all\nrule show\n"
+L3MDEV = re.compile(r"1000:\s+from all lookup \[l3mdev-table\]")
+"""The kernel's own, which the first VRF of a namespace brings and the last one leaves (vrf_add_fib_rules)."""
 ALL_6 = "route show table all\nrule show\n"
 TRANSIENT = re.compile(r" (state \w+|tentative|dadfailed|dynamic|valid_lft \w+|preferred_lft \w+|counter .*)")
 KEPT = ("lock", "last_reserved_ip.")
@@ -30,7 +32,8 @@ NAT = ("iptables-save", "ip6tables-save")
 def _lines(*command: str, given: str = "") -> set[str]:
     done = subprocess.run(command, input=given, capture_output=True, text=True)
     assert done.returncode == 0, (command, done.stderr)
-    return {TRANSIENT.sub("", each).strip() for each in done.stdout.splitlines()}
+    lines = {TRANSIENT.sub("", each).strip() for each in done.stdout.splitlines()}
+    return {each for each in lines if not L3MDEV.fullmatch(each)}
 
 
 def of_namespace() -> set[str]:
