@@ -5,6 +5,7 @@ The schema an API server enforces is the one we validate files with; there is no
 """
 
 import functools
+import textwrap
 from importlib.resources import files
 from typing import Any
 
@@ -43,6 +44,8 @@ _RESOURCE = {
     },
 }
 """Of claims and slices; the API server knows them whole."""
+SHOWN = 80
+"""Characters of a value in an error text."""
 WRITTEN: dict[Kind, Object] = {
     Kind.POD: _POD,
     Kind.EVENT: {},
@@ -77,7 +80,9 @@ def _text(error: Any) -> str:
     if error.validator == "const":
         return f"{error.instance!r}: expected {error.validator_value!r}"
     if error.validator == "pattern":
-        return f"{error.instance!r}: expected it to match {error.validator_value}"
+        described = error.schema.get("description", "").partition(". ")[0].rstrip(".")
+        wanted = described[:1].lower() + described[1:] or f"it to match {error.validator_value}"
+        return f"{textwrap.shorten(repr(error.instance), SHOWN, placeholder=' ...')}: expected {wanted}"
     return str(error.message)
 
 

@@ -63,7 +63,7 @@ def pod(
 def test_a_plan_of_a_pod_of_the_cluster(run: Run, stand_in: StandIn):
     """What is known here, and what is not."""
     network(stand_in, "media", BRIDGE)
-    network(stand_in, "fast", {"cniVersion": "1.0.0", "type": "sriov"})
+    network(stand_in, "fast", {"cniVersion": "1.0.0", "type": "ovs"})
     pod(stand_in, "media-a", networks="media,fast@fast0")
 
     code, printed, complained = run("plan", "media-a", "-n", "telco")
@@ -75,7 +75,7 @@ def test_a_plan_of_a_pod_of_the_cluster(run: Run, stand_in: StandIn):
         "       bridge: built in (every key is built in); addresses: host-local 10.1.0.0/24 in "
         "/var/lib/cni/networks/media",
         "  2. fast0  network telco/fast  (at most 60 s)",
-        "       sriov: executed, sriov (type sriov is not built in); addresses: no addresses (layer 2)",
+        "       ovs: executed, ovs (type ovs is not built in); addresses: no addresses (layer 2)",
     ] == printed.splitlines()[:5]
     notes = [each for each in printed.splitlines() if "note: " in each]
     assert ["  note: programs and devices are those of node node-1"] == notes[:1]
@@ -179,7 +179,10 @@ def test_every_mistake_in_a_cluster(run: Run, stand_in: StandIn):
     assert 4 == len(lines), printed
     assert lines[0].startswith("NetworkAttachmentDefinition telco/bad: ")
     assert 'mtu "big": expected' in lines[0]
-    assert lines[1].startswith("NetworkAttachmentDefinition telco/worse: decode spec.config: ")
+    assert (
+        "NetworkAttachmentDefinition telco/worse: spec.config: '{': "
+        "expected a CNI network configuration, a list or a single plugin's, as JSON text"
+    ) == lines[1]
     assert (
         f"Pod telco/a: annotation {NETWORKS}[1]: network telco/gone: "
         "no NetworkAttachmentDefinition gone in namespace telco"
