@@ -5,14 +5,20 @@ Most of a DEL's work needs no pod namespace, and often there is none left; so op
 for the first use, and a namespace that is gone raises NetnsGone each time.
 """
 
+import _thread
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
-from meta_cni.cni.errors import NetnsGone
+from meta_cni.cni.errors import KernelError, NetnsGone
 from meta_cni.linux import netns
 from meta_cni.linux.netlink import Socket
-from meta_cni.linux.netns import Answer, Resident
+from meta_cni.linux.netns import Answer
+
+LATER_S = 5.0
+"""The main thread waits so long for what was to be done later."""
 
 
 class Namespaces:
@@ -25,7 +31,8 @@ class Namespaces:
         self._host: Socket | None = None
         self._pod: Socket | None = None
         self._fd: int | None = None
-        self._resident: Resident | None = None
+        self._last: list[Callable[[], object]] = []
+        """What is to be done in the pod when all else is."""
 
     def __enter__(self) -> "Namespaces":
         return self
@@ -53,17 +60,13 @@ class Namespaces:
         return self._pod
 
     def run(self, function: Callable[[], Answer]) -> Answer:
-        """Call a function on a thread in the pod's namespace; raises NetnsGone when that is gone."""
-        return self._inside().run(function)
+        """Call a function in the pod's namespace; raises NetnsGone when that is gone."""
+        return netns.visit(self.pod_fd, function)
 
     def later(self, function: Callable[[], object]) -> None:
         """As run(), but when all is closed; nobody waits for it, and nothing that it raises is told."""
-        self._inside().later(function)
-
-    def _inside(self) -> Resident:
-        if self._resident is None:
-            self._resident = Resident(self.pod_fd)
-        return self._resident
+        _ = self.pod_fd
+        self._last.append(function)
 
     @property
     def pod_fd(self) -> int:
@@ -93,14 +96,47 @@ class Namespaces:
 
     def close(self) -> None:
         """Close whatever was opened; what was to be done later still is."""
-        if self._resident is not None:
-            self._resident.close()
         for socket in (self._host, self._pod):
             if socket is not None:
                 socket.close()
-        if self._fd is not None:
-            os.close(self._fd)
-        self._host = self._pod = self._fd = self._resident = None
+        descriptor, last = self._fd, self._last
+        self._host = self._pod = self._fd = None
+        self._last = []
+        if descriptor is None:
+            return
+        if last:
+            _do_last(descriptor, last)
+        else:
+            os.close(descriptor)
+
+
+def _do_last(descriptor: int, last: list[Callable[[], object]]) -> None:
+    """
+    On a thread that closes the descriptor and dies in the pod; dropped if there is none to be had.
+
+    Nobody waits for it but the main thread, with which the process may end.
+    """
+    is_over = _thread.allocate_lock()
+    is_over.acquire()
+
+    def work() -> None:
+        try:
+            with suppress(KernelError):
+                netns.enter(descriptor)
+                for each in last:
+                    with suppress(Exception):
+                        each()
+        finally:
+            os.close(descriptor)
+            is_over.release()
+
+    try:
+        netns.start(work)
+    except KernelError:
+        os.close(descriptor)
+        return
+    if threading.current_thread() is threading.main_thread():
+        is_over.acquire(timeout=LATER_S)
 
 
 def _text(descriptor: int) -> str:

@@ -99,7 +99,7 @@ class Socket:
     @classmethod
     def open_in(cls, descriptor: int, timeout_s: float = 10.0) -> "Socket":
         """A socket in the namespace of a descriptor."""
-        return cls(netns.run_in(descriptor, _raw_socket), timeout_s)
+        return cls(netns.visit(descriptor, _raw_socket), timeout_s)
 
     def __enter__(self) -> "Socket":
         return self

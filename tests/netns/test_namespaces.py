@@ -12,6 +12,7 @@ from meta_cni.cni.errors import KernelError, NetnsGone
 from meta_cni.linux import link, netns
 from meta_cni.linux.namespaces import Namespaces
 from tests.netns.conftest import PodNetns
+from tests.netns.daemons import until
 
 
 def test_nothing_is_opened_before_it_is_asked_for_and_all_is_closed(pod: PodNetns):
@@ -60,19 +61,22 @@ def test_another_namespace_at_the_same_path_is_not_the_pod_s(pod: PodNetns):
         assert not namespaces.is_gone
 
 
-def test_what_is_run_in_the_pod_is_run_there_on_one_thread(pod: PodNetns):
-    """The caller's thread must never change its namespace, and the way there costs 0.1 ms."""
+def test_what_is_run_in_the_pod_is_run_there_and_the_caller_is_at_home_again(pod: PodNetns):
+    """A serving thread that stayed would take the pod for the node."""
+    home = os.stat(netns.OWN).st_ino
+
     with Namespaces(pod.path) as namespaces:
-        threads = {namespaces.run(threading.get_ident) for _ in range(3)}
+        there = {namespaces.run(lambda: os.stat(netns.OWN).st_ino) for _ in range(3)}
         names = namespaces.run(lambda: sorted(name for _, name in socket.if_nameindex()))
 
-    assert (1, ["lo"]) == (len(threads), names)
-    assert threading.get_ident() not in threads
+    assert ({os.fstat(pod.fd).st_ino}, ["lo"]) == (there, names)
+    assert home == os.stat(netns.OWN).st_ino
 
 
 @pytest.mark.parametrize("kind", [KeyError, SystemExit])
 def test_what_is_raised_in_the_pod_is_raised_to_the_caller(pod: PodNetns, kind: type[BaseException]):
-    """And the thread goes on."""
+    """Who is at home again all the same."""
+    home = os.stat(netns.OWN).st_ino
 
     def fail() -> None:
         raise kind("there")
@@ -80,6 +84,7 @@ def test_what_is_raised_in_the_pod_is_raised_to_the_caller(pod: PodNetns, kind: 
     with Namespaces(pod.path) as namespaces:
         with pytest.raises(kind, match="there"):
             namespaces.run(fail)
+        assert home == os.stat(netns.OWN).st_ino
         assert 7 == namespaces.run(lambda: 7)
 
 
@@ -104,31 +109,55 @@ def is_over(thread: int) -> bool:
 
 def test_no_thread_is_left(pod: PodNetns):
     """Else a daemon has one more for every request."""
+    seen: list[int] = []
+
     with Namespaces(pod.path) as namespaces:
-        thread = namespaces.run(threading.get_native_id)
+        namespaces.later(lambda: seen.append(threading.get_native_id()))
 
-    assert is_over(thread)
-
-
-def test_a_namespace_that_cannot_be_entered_leaves_no_thread(pod: PodNetns, mocker):
-    """The error is the caller's, at once."""
-    entering: list[int] = []
-
-    def refused(descriptor: int) -> None:
-        entering.append(threading.get_native_id())
-        raise KernelError("enter", errno.EPERM)
-
-    mocker.patch("meta_cni.linux.netns.enter", side_effect=refused)
-
-    with Namespaces(pod.path) as namespaces, pytest.raises(KernelError, match="Operation not permitted"):
-        namespaces.run(int)
-
-    assert [True] == [is_over(each) for each in entering]
+    until(lambda: seen != [])
+    assert is_over(seen[0])
 
 
-def test_no_thread_to_be_had_is_an_error(pod: PodNetns, mocker):
-    """Try again later; nothing hangs."""
+def test_nobody_waits_for_what_is_done_later_but_the_main_thread(pod: PodNetns):
+    """A process ends with its main thread; a worker has other things to do."""
+    began, may_end = threading.Event(), threading.Event()
+
+    def attach() -> None:
+        with Namespaces(pod.path) as namespaces:
+            namespaces.later(began.set)
+            namespaces.later(lambda: may_end.wait(5))
+
+    worker = threading.Thread(target=attach)
+    worker.start()
+    worker.join(5)
+
+    is_back = not worker.is_alive()
+    may_end.set()
+    assert (True, True) == (is_back, began.wait(5))
+
+
+def test_a_namespace_that_cannot_be_entered_leaves_nothing(pod: PodNetns, mocker):
+    """The error is the caller's, at once, and what was to be done later is dropped."""
+    before = len(os.listdir("/proc/self/fd"))
+    done: list[int] = []
+    mocker.patch("meta_cni.linux.netns.enter", side_effect=KernelError("enter", errno.EPERM))
+
+    with Namespaces(pod.path) as namespaces:
+        with pytest.raises(KernelError, match="Operation not permitted"):
+            namespaces.run(int)
+        namespaces.later(lambda: done.append(1))
+
+    assert (before, []) == (len(os.listdir("/proc/self/fd")), done)
+
+
+def test_no_thread_to_be_had_leaves_nothing_and_keeps_nothing(pod: PodNetns, mocker):
+    """Without an announcement a neighbour asks when it needs to know."""
+    before = len(os.listdir("/proc/self/fd"))
+    done: list[int] = []
     mocker.patch("meta_cni.linux.netns._thread.start_new_thread", side_effect=RuntimeError("no"))
 
-    with Namespaces(pod.path) as namespaces, pytest.raises(KernelError, match="start a thread"):
-        namespaces.run(int)
+    with Namespaces(pod.path) as namespaces:
+        namespaces.later(lambda: done.append(1))
+        assert namespaces.run(lambda: True)
+
+    assert (before, []) == (len(os.listdir("/proc/self/fd")), done)

@@ -1,11 +1,15 @@
-"""Namespaces: opened only when they are some, entered only by a thread that dies there."""
+"""Namespaces: opened only when they are some, and nobody is left in one."""
 
 import ctypes
 import errno
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +23,7 @@ pytestmark = pytest.mark.guest
 
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 NOBODY = 65534
+Go = Callable[[int, Callable[[], Any]], Any]
 
 
 def open_descriptors() -> int:
@@ -112,22 +117,88 @@ def _namespaces_of_threads() -> set[int]:
     return found
 
 
+def test_a_visitor_is_at_home_again(pod: PodNetns):
+    """What he does next is meant for the node."""
+    before = os.stat(netns.OWN).st_ino
+
+    seen = netns.visit(pod.fd, lambda: (os.stat(netns.OWN).st_ino, threading.get_ident()))
+
+    assert (netns.identity(pod.fd)[1], threading.get_ident()) == seen
+    assert before == os.stat(netns.OWN).st_ino
+
+
+class Refused:
+    """The C library, whose setns(2) is out of memory for some calls."""
+
+    def __init__(self, library: ctypes.CDLL, refused: Iterable[int]) -> None:
+        self.library = library
+        self.refused = set(refused)
+        self.calls = 0
+
+    def setns(self, descriptor: int, kind: int) -> int:
+        """As the kernel answers."""
+        self.calls += 1
+        return -1 if self.calls in self.refused else self.library.setns(descriptor, kind)
+
+
+def test_a_visitor_insists_on_coming_home(pod: PodNetns, mocker):
+    """Memory may be short for a moment; a thread that went on would configure the node in the pod."""
+    before = os.stat(netns.OWN).st_ino
+    library = Refused(netns._LIBC, refused=(3, 4))
+    mocker.patch("meta_cni.linux.netns._LIBC", library)
+
+    assert "there" == netns.visit(pod.fd, lambda: "there")
+
+    assert (5, before) == (library.calls, os.stat(netns.OWN).st_ino)
+
+
+NO_WAY_BACK = """
+import ctypes, os, sys, threading
+from meta_cni.linux import netns
+libc = ctypes.CDLL(None)
+assert libc.unshare(netns.CLONE_NEWUSER) == 0  # the namespace that we are in is not ours any more
+made = []
+def make():
+    assert libc.unshare(netns.CLONE_NEWNET) == 0
+    made.append(os.open(netns.OWN, os.O_RDONLY))
+thread = threading.Thread(target=make)
+thread.start()
+thread.join()
+home = os.stat(netns.OWN).st_ino
+there, who = netns.visit(made[0], lambda: (os.stat(netns.OWN).st_ino, threading.get_ident()))
+assert there == os.fstat(made[0]).st_ino
+assert who != threading.get_ident()
+assert home == os.stat(netns.OWN).st_ino
+"""
+
+
+def test_who_may_not_come_home_sends_a_thread():
+    """The root of a user namespace may enter its pods' namespaces, and not the node's."""
+    done = subprocess.run([sys.executable, "-c", NO_WAY_BACK], capture_output=True, text=True)
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("go", [netns.visit, netns.run_in])
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
-def test_what_is_raised_in_a_namespace_is_raised_to_the_caller(pod: PodNetns, kind: type[BaseException]):
+def test_what_is_raised_in_a_namespace_is_raised_to_the_caller(
+    pod: PodNetns, go: Go, kind: type[BaseException]
+):
     """A thread that swallows a failure makes an ADD that failed look done."""
 
     def fail() -> None:
         raise kind("inside")
 
     with pytest.raises(kind, match="inside"):
-        netns.run_in(pod.fd, fail)
+        go(pod.fd, fail)
 
 
-def test_nothing_runs_when_the_namespace_cannot_be_entered():
+@pytest.mark.parametrize("go", [netns.visit, netns.run_in])
+def test_nothing_runs_when_the_namespace_cannot_be_entered(go: Go):
     """Else it would run on the node."""
     ran: list[bool] = []
     with open("/dev/null") as wrong, pytest.raises(KernelError, match="enter the pod's network namespace"):
-        netns.run_in(wrong.fileno(), lambda: ran.append(True))
+        go(wrong.fileno(), lambda: ran.append(True))
 
     assert [] == ran
 
