@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address
 from pathlib import Path
 
 from meta_cni.cni.config import PluginConfig, RawObject, Section
@@ -29,6 +29,7 @@ from meta_cni.ipam import keys, ranges, reservations
 from meta_cni.ipam.directories import Directories
 from meta_cni.ipam.ranges import Range, RangeSet
 from meta_cni.ipam.reservations import Reservation
+from meta_cni.linux.address import interface_address
 
 DATA_DIRECTORY = "/var/lib/cni/networks"
 KEYS = (
@@ -61,7 +62,8 @@ class Choice:
     @property
     def ip(self) -> IPConfig:
         """As it stands in a Result."""
-        return IPConfig(ip_interface((self.address, self.range.subnet.prefixlen)), gateway=self.range.gateway)
+        address = interface_address(self.address, self.range.subnet.prefixlen)
+        return IPConfig(address, gateway=self.range.gateway)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import socket as sockets
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, ip_address, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from meta_cni.cni.result import Address as IPAddress
 from meta_cni.cni.result import InterfaceAddress
@@ -82,5 +82,6 @@ def _parse(body: bytes) -> Address:
 
 
 def interface_address(ip: IPAddress, prefix_length: int) -> InterfaceAddress:
-    """An address with a prefix length."""
-    return ip_interface((ip, prefix_length))
+    """An address with a prefix length; from the number, which need not be read as text."""
+    kind = IPv4Interface if ip.version == 4 else IPv6Interface
+    return kind((int(ip), prefix_length))
