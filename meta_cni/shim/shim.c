@@ -4,7 +4,7 @@
  * It parses nothing, needs nothing and costs what starting a process costs. Frames are those of
  * meta_cni/daemon/wire.py. When there is no daemon, a DEL is kept in the spool, durably, and
  * answered with success, for the daemon does it first thing when it comes back; everything else is
- * told to try again later (CNI 1.1.0, error codes 11 and 50).
+ * told to try again later (CNI 1.1.0, error codes 11 and 50). One that is stopped is as good as none.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@
 #ifndef SPOOL
 #define SPOOL "/var/lib/meta-cni/spool"
 #endif
+#define WAIT_S "300" /* the daemon itself answers within 240: Limits.answer_s of daemon/server.py */
 #define PROTOCOL "meta-cni 1"
 #define LONGEST_STDIN (16u << 20)
 #define LONGEST_ANSWER (64u << 20)
@@ -197,10 +199,11 @@ static int frame(struct bytes *request)
 	       append(request, given.data, given.length);
 }
 
-/* A socket that does not wait for a daemon whose queue is full. */
+/* A socket that waits neither for a daemon whose queue is full, nor for ever for one that is stopped. */
 static int connected(const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct timeval longest = {.tv_sec = strtol(variable("META_CNI_TIMEOUT", WAIT_S), NULL, 10)};
 	int daemon;
 
 	if (strlen(path) >= sizeof address.sun_path) {
@@ -216,6 +219,8 @@ static int connected(const char *path)
 		return -1;
 	}
 	fcntl(daemon, F_SETFL, 0);
+	setsockopt(daemon, SOL_SOCKET, SO_RCVTIMEO, &longest, sizeof longest);
+	setsockopt(daemon, SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest);
 	return daemon;
 }
 
@@ -340,5 +345,8 @@ int main(void)
 	if (is("DEL"))
 		return spool(&request);
 	return fail(is("STATUS") ? NOT_AVAILABLE : TRY_AGAIN_LATER,
-		    "the meta-cni daemon is not there, try again later:", path);
+		    errno == EAGAIN && daemon >= 0
+			    ? "the meta-cni daemon does not answer, try again later:"
+			    : "the meta-cni daemon is not there, try again later:",
+		    path);
 }

@@ -16,6 +16,8 @@ from contextlib import suppress
 
 SOCKET = "/run/meta-cni/meta-cni.sock"
 SPOOL = "/var/lib/meta-cni/spool"
+WAIT_S = 300
+"""The daemon itself answers within 240: Limits.answer_s of daemon/server.py."""
 PROTOCOL = "meta-cni 1"
 ANSWER = re.compile(rb"meta-cni 1 answer ([0-9]{1,3}) ([0-9]{1,8})\n")
 LONGEST_STDIN = 16 << 20
@@ -51,7 +53,10 @@ def main() -> int:
         if command == "DEL":
             return _spool(request)
         wanted = NOT_AVAILABLE if command == "STATUS" else TRY_AGAIN_LATER
-        return _fail(wanted, f"the meta-cni daemon is not there, try again later: {path}", error)
+        is_silent = isinstance(error, TimeoutError)
+        told = "does not answer" if is_silent else "is not there"
+        reason = OSError(errno.EAGAIN, "") if is_silent else error
+        return _fail(wanted, f"the meta-cni daemon {told}, try again later: {path}", reason)
     return _print(printed) or code
 
 
@@ -77,11 +82,11 @@ def _frame(stdin: bytes) -> bytes:
 
 
 def _ask(path: str, request: bytes) -> tuple[bytes, int]:
-    """What the daemon answers; raises OSError when there is none, or it goes away."""
+    """What the daemon answers; raises OSError when there is none, or it goes away or is stopped."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
         daemon.setblocking(False)
         daemon.connect(path)
-        daemon.setblocking(True)
+        daemon.settimeout(int(os.environ.get("META_CNI_TIMEOUT") or WAIT_S))
         with suppress(BrokenPipeError, ConnectionResetError):  # a refusal may be there all the same
             daemon.sendall(request)
             daemon.shutdown(socket.SHUT_WR)

@@ -235,6 +235,35 @@ def test_a_del_whose_daemon_dies_is_kept(run: Run, daemon: Daemon, tmp_path: Pat
     assert 1 == len(Spool(tmp_path / "spool").entries())
 
 
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[None]:
+    """A daemon that is stopped: the kernel connects, and takes what its buffers have room for."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        yield
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize(("verb", "code"), [("ADD", 11), ("CHECK", 11), ("STATUS", 50)])
+@pytest.mark.parametrize("stdin", [STDIN, b"x" * (4 << 20)], ids=["read", "unread"])
+def test_a_daemon_that_is_stopped_is_not_waited_for_for_ever(run: Run, verb: str, code: int, stdin: bytes):
+    """A runtime without a time-out of its own would hang, and the pod with it."""
+    printed, exit_code = run(stdin, CNI_COMMAND=verb, META_CNI_TIMEOUT="1")
+
+    error = json.loads(printed)
+    assert (1, code) == (exit_code, error["code"])
+    assert "the meta-cni daemon does not answer, try again later: " in error["msg"]
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_del_that_is_not_answered_is_kept(run: Run, tmp_path: Path):
+    """It may be done when the daemon goes on, or a new one comes; twice is no harm."""
+    assert (b"", 0) == run(CNI_COMMAND="DEL", META_CNI_TIMEOUT="1")
+
+    assert 1 == len(Spool(tmp_path / "spool").entries())
+
+
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
 def test_a_daemon_of_another_version_is_told(run: Run, daemon: Daemon, tmp_path: Path, verb: str):
     """Neither may guess what the other means."""
