@@ -29,6 +29,7 @@ from urllib.parse import quote, urlencode
 
 from meta_cni import __version__
 from meta_cni.cni.errors import TryAgainLater
+from meta_cni.k8s import lists
 from meta_cni.k8s.access import Access, Credentials
 from meta_cni.k8s.store import (
     EVERY,
@@ -334,27 +335,30 @@ class ApiStore:
         return found, version
 
     def pages(
-        self, kind: Kind, namespace: str | None = None, selector: Selector = EVERY, resource_version: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        selector: Selector = EVERY,
+        resource_version: str = "",
+        keep: Callable[[Object], Object] = dict,
     ) -> Iterator[tuple[Sequence[Object], str]]:
         """
         A list in pieces, each with the resource version of the whole; raises Expired.
 
-        `resource_version` "0" takes what the server has at hand, which may not be the newest.
+        `resource_version` "0" takes what the server has at hand, which may not be the newest, and may be
+        one piece of any size. Of each object is here what `keep` answers, before the next one is read.
         """
         query = {"limit": str(PAGE), **_selecting(selector)}
         if resource_version:
             query["resourceVersion"] = resource_version
         while True:
             what = f"list {kind.value.plural}"
-            answer = self._call(_Request("list", kind, _path(kind, namespace), what, query=query))
-            metadata = answer.get("metadata") or {}
-            yield (
-                [_whole(kind, each) for each in answer.get("items") or ()],
-                metadata.get("resourceVersion", ""),
-            )
-            if not metadata.get("continue"):
+            request = _Request("list", kind, _path(kind, namespace), what, query=query)
+            page = self._read(request, lambda content: lists.parse(content, lambda o: keep(_whole(kind, o))))
+            yield page.items, page.metadata.get("resourceVersion", "")
+            if not page.metadata.get("continue"):
                 return
-            query = {"limit": str(PAGE), **_selecting(selector), "continue": metadata["continue"]}
+            query = {"limit": str(PAGE), **_selecting(selector), "continue": page.metadata["continue"]}
 
     def watch(
         self,
@@ -416,12 +420,16 @@ class ApiStore:
 
     def _call(self, request: _Request) -> Object:
         """Ask, and ask again what passes, within the allowance."""
+        answer: Object = self._read(request, json.loads)
+        return answer
+
+    def _read(self, request: _Request, read: Callable[[bytes], Any]) -> Any:
+        """What is read of the answer to a request."""
         response = self._answered(request)
         try:
-            answer: Object = json.loads(response.data)
+            return read(response.data)
         except (_transport().HTTPError, OSError, ValueError) as error:
             raise TryAgainLater(f"{request.what}: {self._place()}: {_reason_of(error)}") from None
-        return answer
 
     def _place(self) -> str:
         return self.server.credentials.current().server

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from meta_cni.cni.errors import CNIError, TryAgainLater
@@ -42,9 +43,14 @@ class Source(Protocol):
     """What an informer asks of a server."""
 
     def pages(
-        self, kind: Kind, namespace: str | None = None, selector: Selector = EVERY, resource_version: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        selector: Selector = EVERY,
+        resource_version: str = "",
+        keep: Callable[[Object], Object] = dict,
     ) -> Iterator[tuple[Sequence[Object], str]]:
-        """A list in pieces, each with the resource version of the whole; raises Expired."""
+        """A list in pieces, what is kept of it, with the resource version of the whole; raises Expired."""
         ...
 
     def watch(
@@ -158,8 +164,9 @@ class Informer:
         version = ""
         at_hand = "" if self.is_synced else AT_HAND  # never back to what is older than what we have
         try:
-            for page, version in self._source.pages(self.kind, None, self._selector, at_hand):  # noqa: B007
-                found.update((_key(each), trimmed(self.kind, each)) for each in page)
+            asked = self.kind, None, self._selector, at_hand, partial(trimmed, self.kind)
+            for page, version in self._source.pages(*asked):  # noqa: B007 - the last one counts
+                found.update((_key(each), each) for each in page)
         except NotServed:  # the kind's definition was taken away, and its objects with it
             with self._lock:
                 self._objects = {}

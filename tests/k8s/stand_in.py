@@ -476,7 +476,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, objects.find(target.resource, target.namespace, target.name))
 
     def _list(self, objects: Objects, target: Target, query: Mapping[str, str], body: Any) -> None:
-        """`continue` has the version of the whole, and how many there were before."""
+        """`continue` has the version of the whole, and how many there were; what is at hand is whole."""
         start = 0
         with objects.changed:
             version = objects.version
@@ -485,7 +485,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if version < objects.oldest:
                     raise Refusal(410, "The provided continue parameter is too old", "Expired")
             found = objects.every(target.resource, target.namespace, _selector(query))
-        limit = int(query.get("limit") or 0) or len(found)
+        is_at_hand = query.get("resourceVersion") == "0"
+        limit = len(found) if is_at_hand else int(query.get("limit") or 0) or len(found)
         metadata: Object = {"resourceVersion": str(version)}
         if start + limit < len(found):
             metadata["continue"] = f"{version}.{start + limit}"

@@ -149,14 +149,21 @@ def test_pods_of_other_nodes_are_not_kept(store: ApiStore, stand_in: StandIn):
         until(lambda: informer.find("telco", "nowhere"))
 
 
-def test_a_list_comes_in_pages(store: ApiStore, stand_in: StandIn):
-    """More than one page of 500 objects."""
+def test_only_what_a_server_has_at_hand_comes_in_one_piece(store: ApiStore, stand_in: StandIn):
+    """A list of the newest comes in pages of 500 objects."""
     for number in range(1200):
         stand_in.put(NAD, network(f"n{number}"))
-    with running(Informer(store, NAD), store.server) as informer:
+    with running(Informer(store, NAD, pauses_s=QUICK_S), store.server) as informer:
         assert informer.wait_until_synced(SOON_S)
+        assert (1200, 1) == (len(informer), len(stand_in.asked("list")))
+        stand_in.stop()
+        stand_in.objects.delete(NAD.value, "telco", "n0", None)
+        stand_in.objects.compact()
+        stand_in.start()
 
-        assert 1200 == len(informer)
+        until(lambda: len(informer) == 1199)
+
+        assert 1 + 3 == len(stand_in.asked("list"))
 
 
 class Scripted:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from meta_cni.k8s import api_store
+from meta_cni.k8s.informer import AT_HAND
 from meta_cni.k8s.store import (
     EVERY,
     AlreadyExists,
@@ -19,6 +20,7 @@ from meta_cni.k8s.store import (
     Selector,
 )
 from tests.k8s.conftest import Place
+from tests.k8s.test_informer import until
 
 NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
 WATCH_S = 30.0
@@ -104,6 +106,20 @@ def test_a_list_is_the_same_in_pages(place: Place, monkeypatch: pytest.MonkeyPat
     assert 1 == len({version for _, version in pages})
     assert {"NetworkAttachmentDefinition"} == {each["kind"] for page, _ in pages for each in page}
     assert list("abcde") == names(place.store.list(NAD, place.namespace)[0])
+
+
+def test_what_a_server_has_at_hand_comes_in_one_piece(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """However little was asked for; so a daemon's first list may be large."""
+    monkeypatch.setattr(api_store, "PAGE", 2)
+    for name in "abc":
+        place.store.create(NAD, network(place, name))
+
+    def at_hand() -> list[list[str]]:
+        found = place.store.pages(NAD, place.namespace, EVERY, AT_HAND, lambda each: each["metadata"])
+        return [[each["name"] for each in page] for page, _ in found]
+
+    until(lambda: sum(map(len, at_hand())) == 3)  # what is at hand may be older
+    assert [list("abc")] == at_hand()
 
 
 def test_objects_are_chosen_by_node_and_by_labels(place: Place):
