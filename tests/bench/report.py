@@ -121,7 +121,18 @@ AIMS = (
 
 def text(document: Document) -> str:
     """The whole report, as it stands in README.md between the markers."""
-    blocks = [_about, _aims, _interfaces, _steps, _at_once, _latencies, _memories, _grown, _plugins]
+    blocks = [
+        _about,
+        _aims,
+        _interfaces,
+        _steps,
+        _at_once,
+        _latencies,
+        _memories,
+        _grown,
+        _clusters,
+        _plugins,
+    ]
     return "\n\n".join("\n".join(block(document)) for block in blocks)
 
 
@@ -212,6 +223,25 @@ def _grown(d: Document) -> Iterator[str]:
     yield f"{'pods on the node already':40}" + "".join(f"{each:>10}" for each in found)
     for verb in ("ADD", "CHECK", "DEL"):
         yield f"{verb:40}" + "".join(f"{each[verb]['p50']:10.2f}" for each in found.values())
+
+
+def _clusters(d: Document) -> Iterator[str]:
+    """Without an aim; each beside the empty cluster of the same run."""
+    told = d["cluster"]
+    networks, pods = (f"{told[each]:,}".replace(",", " ") for each in ("networks", "pods"))
+    names = {
+        "empty": "an empty one",
+        "pods": f"{pods} pods on the node",
+        "networks": f"{networks} NADs",
+    }
+    heads = f"{'resident MB':>16}{'/empty':>10}{'ready after':>16}{'/empty':>10}"
+    yield f"{'cluster, by ' + told['server']:40}{heads}"
+    for state, name in names.items():
+        row = ""
+        for key, form in (("mb", "16.1f"), ("ready_ms", "16.0f")):
+            value, least = told["found"][state][key], told["found"]["empty"][key]
+            row += f"{value:{form}}{value / least:10.2f}"
+        yield f"{name:40}{row}"
 
 
 def _plugins(d: Document) -> Iterator[str]:

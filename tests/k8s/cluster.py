@@ -26,6 +26,7 @@ from tests.k8s.stand_in import write_kubeconfig
 
 Object = dict[str, Any]
 ADDRESS = "127.0.0.1"
+ADVERTISED = "192.0.2.1"  # RFC 5737: nobody is told; without one it looks for a default route
 START_S = 120.0
 STOP_S = 30.0
 POLL_S = 0.1
@@ -49,7 +50,7 @@ class Cluster:
         self.authority = Authority()
         self._assets = assets
         self._administrator = self.authority.issue("administrator", "system:masters")
-        self._port, self._etcd_port, self._peer_port = _free_ports(3)
+        self._port, self._etcd_port, self._peer_port = free_ports(3)
         self._etcd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         files = {
@@ -205,6 +206,7 @@ class Cluster:
             f"--etcd-servers=http://{ADDRESS}:{self._etcd_port}",
             f"--bind-address={ADDRESS}",
             f"--secure-port={self._port}",
+            f"--advertise-address={ADVERTISED}",
             f"--service-account-issuer={ISSUER}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--endpoint-reconciler-type=none",
@@ -227,7 +229,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on; held together, so that none is told twice."""
     sockets = [socket.create_server((ADDRESS, 0)) for _ in range(count)]
     ports = [int(each.getsockname()[1]) for each in sockets]

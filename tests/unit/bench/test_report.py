@@ -43,6 +43,16 @@ def document() -> dict[str, Any]:
         "pairs": {"every": 1000, "mb": [34.0, 34.0, 34.5]},
         "growth": {"pods": {"0": samples(*VERBS), "5000": samples(*VERBS)}, "mb": 36.0},
         "cold": samples(*(f"ours/{verb}" for verb in VERBS)),
+        "cluster": {
+            "server": "kube-apiserver v1.35.4",
+            "networks": 5000,
+            "pods": 500,
+            "found": {
+                "empty": {"mb": 30.0, "ready_ms": 400.0},
+                "pods": {"mb": 33.0, "ready_ms": 600.0},
+                "networks": {"mb": 45.0, "ready_ms": 1000.0},
+            },
+        },
     }
 
 
@@ -68,6 +78,19 @@ def test_who_is_not_there_is_not_compared_with(document: dict[str, Any]):
 
     assert "Multus" not in text
     assert "kernel alone" in text
+
+
+def test_a_large_cluster_is_told_beside_an_empty_one(document: dict[str, Any]):
+    """Megabytes and milliseconds alone depend on the machine."""
+    text = report.text(document)
+
+    assert "by kube-apiserver v1.35.4" in line(text, "cluster")
+    found = [line(text, each).split()[-4:] for each in ("an empty one", "500 pods", "5 000 NADs")]
+    assert [
+        ["30.0", "1.00", "400", "1.00"],
+        ["33.0", "1.10", "600", "1.50"],
+        ["45.0", "1.50", "1000", "2.50"],
+    ] == found
 
 
 def test_a_report_replaces_the_one_before():
