@@ -209,7 +209,7 @@ kustomize:
 	fi
 	rm -f "$$directory.log"
 
-# The real API server and etcd, built where there is Go, once a machine, into ~/.cache/meta-cni-kubernetes.
+# The real API server, etcd and kubelet, built where there is Go, once a machine, into ~/.cache/meta-cni-kubernetes.
 kubernetes-programs: $(VENV)/.test
 	@$(BIN)/python -m tests.k8s.assets
 

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,27 +17,31 @@ from pathlib import Path
 from typing import Any
 
 from meta_cni.k8s.kubelet import CHECKPOINT, SOCKET
+from tests import messages
 
 ROOT = Path(__file__).parents[1]
 ANSWERS = "answers.json"
 START_S = 60.0
 MESSAGES = {
     "ListPodResourcesRequest": [],
-    "ListPodResourcesResponse": [("pod_resources", 1, "PodResources")],
-    "GetPodResourcesRequest": [("pod_name", 1, ""), ("pod_namespace", 2, "")],
+    "ListPodResourcesResponse": [("pod_resources", 1, "PodResources*")],
+    "GetPodResourcesRequest": [("pod_name", 1, "text"), ("pod_namespace", 2, "text")],
     "GetPodResourcesResponse": [("pod_resources", 1, "PodResources")],
-    "PodResources": [("name", 1, ""), ("namespace", 2, ""), ("containers", 3, "ContainerResources")],
-    "ContainerResources": [("name", 1, ""), ("devices", 2, "ContainerDevices"), ("cpu_ids", 3, "int64")],
+    "PodResources": [("name", 1, "text"), ("namespace", 2, "text"), ("containers", 3, "ContainerResources*")],
+    "ContainerResources": [
+        ("name", 1, "text"),
+        ("devices", 2, "ContainerDevices*"),
+        ("cpu_ids", 3, "integer*"),
+    ],
     "ContainerDevices": [
-        ("resource_name", 1, ""),
-        ("device_ids", 2, "texts"),
+        ("resource_name", 1, "text"),
+        ("device_ids", 2, "text*"),
         ("topology", 3, "TopologyInfo"),
     ],
-    "TopologyInfo": [("nodes", 1, "NUMANode")],
-    "NUMANode": [("ID", 1, "int64")],
+    "TopologyInfo": [("nodes", 1, "NUMANode*")],
+    "NUMANode": [("ID", 1, "integer")],
 }
 """Message -> its fields, as in k8s.io/kubelet/pkg/apis/podresources/v1/api.proto."""
-SINGLE = ("GetPodResourcesResponse", "topology", "ID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,31 +113,7 @@ def serving(directory: Path) -> Iterator[FakeKubelet]:
             process.stdout.close()
 
 
-def _pool() -> Any:
-    """The messages as classes of Google's library."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    file = descriptor_pb2.FileDescriptorProto(name="api.proto", package="v1", syntax="proto3")
-    kinds = descriptor_pb2.FieldDescriptorProto
-    for message, members in MESSAGES.items():
-        made = file.message_type.add(name=message)
-        for name, number, kind in members:
-            field = made.field.add(name=name, number=number, type=kinds.TYPE_STRING)
-            is_single = kind in ("", "int64") and name != "cpu_ids"
-            is_single = is_single or name in SINGLE or message in SINGLE
-            field.label = kinds.LABEL_OPTIONAL if is_single else kinds.LABEL_REPEATED
-            if kind == "int64":
-                field.type = kinds.TYPE_INT64
-            elif kind not in ("", "texts"):
-                field.type, field.type_name = kinds.TYPE_MESSAGE, f".v1.{kind}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        each: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"v1.{each}")) for each in MESSAGES
-    }
-
-
-def _served(directory: Path, messages: Any) -> Any:
+def _served(directory: Path, known: Mapping[str, Any]) -> Any:
     """The handlers."""
     import grpc
 
@@ -151,7 +131,7 @@ def _served(directory: Path, messages: Any) -> Any:
         told = begin("List", context)
         filler = {"name": "x" * told["padding"], "namespace": "elsewhere"}
         pods = [*told["pods"], filler] if told["padding"] else told["pods"]
-        answer: bytes = messages["ListPodResourcesResponse"](pod_resources=pods).SerializeToString()
+        answer: bytes = known["ListPodResourcesResponse"](pod_resources=pods).SerializeToString()
         return answer
 
     def got(request: bytes, context: Any) -> bytes:
@@ -160,10 +140,10 @@ def _served(directory: Path, messages: Any) -> Any:
             context.abort(grpc.StatusCode.UNKNOWN, "PodResources API Get method disabled")
         if told["get"] == "absent":
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown method Get")
-        asked = messages["GetPodResourcesRequest"].FromString(request)
+        asked = known["GetPodResourcesRequest"].FromString(request)
         for each in told["pods"]:
             if (each["name"], each["namespace"]) == (asked.pod_name, asked.pod_namespace):
-                answer: bytes = messages["GetPodResourcesResponse"](pod_resources=each).SerializeToString()
+                answer: bytes = known["GetPodResourcesResponse"](pod_resources=each).SerializeToString()
                 return answer
         context.abort(grpc.StatusCode.UNKNOWN, f"pod {asked.pod_name} not found")
         raise AssertionError
@@ -180,7 +160,7 @@ def main(directory: Path) -> None:
     import grpc
 
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_send_message_length", -1)])
-    server.add_generic_rpc_handlers((_served(directory, _pool()),))
+    server.add_generic_rpc_handlers((_served(directory, messages.classes("v1", MESSAGES)),))
     assert server.add_insecure_port(f"unix:{directory / SOCKET}")
     server.start()
     print("serving", flush=True)

@@ -1,5 +1,6 @@
 """Where the real API server is looked for, and by what name it is missing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_without_go_nothing_is_built(
     assert "no kube-apiserver: no Go to build it: " in capsys.readouterr().out
 
 
+def test_a_kubelet_is_missed_by_those_who_need_one(machine: Path, monkeypatch: pytest.MonkeyPatch):
+    """envtest has none, and its API server is as good."""
+    monkeypatch.setenv(assets.ASSETS, str(programs(machine / "given", *assets.SERVERS)))
+
+    assert machine / "given" == assets.find().directory
+    with pytest.raises(Missing, match=r"^no kubelet$"):
+        assets.find(programs=("kubelet",))
+
+
 GO = """\
 #!/bin/sh
 echo "$PWD $GOPATH $CGO_ENABLED $*" >>{log}
@@ -72,17 +82,30 @@ case "$1 $2" in
 "mod download")
     fetched=$GOPATH/pkg/mod/cache/download/${{3%@*}}/@v
     mkdir -p "$fetched"; cp {module} "$fetched/${{3#*@}}.mod" ;;
-build*) while [ "$1" != -o ]; do shift; done; mkdir -p "${{2%/*}}"; cp go.mod "$2"; chmod +x "$2" ;;
+build*) case "$*" in *{broken}) echo no such module >&2; exit 1 ;; esac
+    while [ "$1" != -o ]; do shift; done; mkdir -p "${{2%/*}}"; cp go.mod "$2"; chmod +x "$2" ;;
 esac
 """
 
 
-def test_what_is_built_says_where_the_parts_of_kubernetes_are(machine: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def go(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """A Go that notes how it was called, and cannot build one of the packages."""
+
+    def make(broken: str = "nothing") -> Path:
+        module, log = machine / "kubernetes.mod", machine / "log"
+        module.write_text("replace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n\ta.b/c => a.b/d v1\n)\n")
+        text = GO.format(log=log, module=module, broken=broken)
+        (programs(machine / "bin", "go") / "go").write_text(text)
+        monkeypatch.setenv("PATH", f"{machine / 'bin'}:/usr/bin:/bin")
+        return log
+
+    return make
+
+
+def test_what_is_built_says_where_the_parts_of_kubernetes_are(go: Callable[..., Path]):
     """And nothing but the programs is left behind."""
-    module, log = machine / "kubernetes.mod", machine / "log"
-    module.write_text("replace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n\ta.b/c => a.b/d v1\n)\n")
-    (programs(machine / "bin", "go") / "go").write_text(GO.format(log=log, module=module))
-    monkeypatch.setenv("PATH", f"{machine / 'bin'}:/usr/bin:/bin")
+    log = go()
 
     made = assets.ready()
 
@@ -91,5 +114,31 @@ def test_what_is_built_says_where_the_parts_of_kubernetes_are(machine: Path, mon
     assert f"replace (\n\tk8s.io/api => k8s.io/api v0.{assets.KUBERNETES[2:]}\n)" in text
     kept = {each.name for each in assets.cache_directory().iterdir()}
     assert {assets.name(), f"{assets.name()}.lock"} == kept
-    assert made == assets.ready()
-    assert 3 == len(log.read_text().splitlines())
+    assert made == assets.ready() == assets.find(programs=tuple(assets.PROGRAMS))
+    assert 4 == len(log.read_text().splitlines())
+
+
+def test_a_kubelet_that_cannot_be_built_takes_nobody_elses_tests(
+    go: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    """It needs modules that the API server does not."""
+    go("/kubelet")
+
+    assert 0 == assets.main()
+
+    told = capsys.readouterr().out.splitlines()
+    assert "no kubelet: env: no such module: the tests on a real kubelet will skip" == told[0]
+    assert "kubelet" not in told[1].partition(": ")[2]
+    assert assets.find() == assets.ready()
+    with pytest.raises(Missing, match=r"^no kubelet$"):
+        assets.find(programs=("kubelet",))
+
+
+def test_an_api_server_that_cannot_be_built_is_told(go: Callable[..., Path]):
+    """And nothing is left that would look like one."""
+    go("/kube-apiserver")
+
+    with pytest.raises(Missing, match=r"^no kube-apiserver: env: no such module$"):
+        assets.ready()
+
+    assert [f"{assets.name()}.lock"] == [each.name for each in assets.cache_directory().iterdir()]
