@@ -37,7 +37,7 @@ from meta_cni.engine.networks import Networks
 from meta_cni.engine.plan import Choose, Plan, Wanted, build
 from meta_cni.engine.selection import DEFAULT_NETWORK, NETWORKS, Selection, parse
 from meta_cni.k8s.allocation import Allocation
-from meta_cni.k8s.store import Conflict, Invalid, Kind, NotFound, Store
+from meta_cni.k8s.store import Conflict, Kind, NotFound, Store
 from meta_cni.linux import netns
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.metrics import BUILT_IN, Chosen, Made, Timeline
@@ -369,7 +369,7 @@ class Engine:
                 return
             except NotFound:
                 raise PodGone(f"pod {pod.reference}: it was deleted while it was attached") from None
-            except (Conflict, Invalid):
+            except Conflict:
                 _require_still_there(store, pod)
                 if tries == STATUS_TRIES:
                     raise

@@ -43,6 +43,7 @@ from meta_cni.k8s.store import (
     NotFound,
     NotServed,
     Object,
+    Replaced,
     Selector,
 )
 
@@ -522,8 +523,8 @@ def _after(response: Any) -> float | None:
 
 
 def _is_conditional(patch: Mapping[str, Any]) -> bool:
-    metadata = patch.get("metadata") or {}
-    return bool(metadata.get("resourceVersion") or metadata.get("uid"))
+    """Whether it is for one version alone; a UID that is another one is no conflict (422)."""
+    return bool((patch.get("metadata") or {}).get("resourceVersion"))
 
 
 def _reference(namespace: str, name: str) -> str:
@@ -582,6 +583,12 @@ def _said(status: Mapping[str, Any]) -> str:
     return str(status.get("message") or status.get("reason") or "no reason given")
 
 
+def _wrong_fields(status: Mapping[str, Any]) -> set[str]:
+    """The fields that an object was refused for."""
+    causes = (status.get("details") or {}).get("causes") or ()
+    return {str(each.get("field")) for each in causes if isinstance(each, Mapping)}
+
+
 def _error(request: _Request, code: int, status: Mapping[str, Any]) -> Exception:
     """What a refusal means to our callers."""
     text = f"{request.what}: {_said(status)}"
@@ -599,5 +606,7 @@ def _error(request: _Request, code: int, status: Mapping[str, Any]) -> Exception
     if code == 409:
         is_there = status.get("reason") == "AlreadyExists"
         return AlreadyExists(text) if is_there else Conflict(text)
+    if code == 422 and request.verb in ("patch", "update") and "metadata.uid" in _wrong_fields(status):
+        return Replaced(f"{text}: it is another one")
     meanings = {404: NotFound, 410: Expired, 422: Invalid, 400: Invalid}
     return meanings.get(code, TryAgainLater)(text)

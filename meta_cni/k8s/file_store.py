@@ -30,6 +30,7 @@ from meta_cni.k8s.store import (
     Kind,
     NotFound,
     Object,
+    Replaced,
     Selector,
     merge_patch,
 )
@@ -420,7 +421,7 @@ def _require_valid(kind: Kind, document: Object) -> None:
 def _require_current(wanted: Mapping[str, Any], current: Object) -> None:
     metadata, given = current["metadata"], wanted.get("metadata") or {}
     if given.get("uid") not in (None, metadata["uid"]):
-        raise Conflict(
+        raise Replaced(
             f"{current['kind']} {_key(current)}: it is another one: expected UID {metadata['uid']}"
         )
     if given.get("resourceVersion") not in (None, metadata["resourceVersion"]):

@@ -63,6 +63,10 @@ class Conflict(TryAgainLater):
     """The object changed since it was read (409)."""
 
 
+class Replaced(Conflict):
+    """Another object has this name by now: the UID that was asked for is not its own (422)."""
+
+
 class AlreadyExists(BadConfig):
     """There is an object of this name already (409)."""
 
@@ -136,7 +140,11 @@ class Store(Protocol):
     def patch(
         self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
     ) -> Object:
-        """Apply a JSON merge patch (RFC 7396); a resourceVersion in it is a condition."""
+        """
+        Apply a JSON merge patch (RFC 7396); a resourceVersion in it is a condition, and so is a UID.
+
+        Raises NotFound, Conflict where the version is another one, Replaced where the UID is.
+        """
         ...
 
     def delete(self, kind: Kind, namespace: str, name: str) -> None:

@@ -105,14 +105,16 @@ class Cluster:
             self._server.wait(STOP_S)
             self._server = None
 
-    def ask(self, method: str, path: str, body: Object | None = None) -> tuple[int, Object]:
+    def ask(
+        self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
+    ) -> tuple[int, Object]:
         """One request of the administrator: the status code and the answer."""
         context = ssl.create_default_context(cadata=self.authority.certificate)
         context.load_cert_chain(self.directory / "administrator.crt", self.directory / "administrator.key")
         connection = http.client.HTTPSConnection(ADDRESS, self._port, context=context, timeout=30)
         try:
             content = None if body is None else json.dumps(body)
-            connection.request(method, path, content, {"Content-Type": "application/json"})
+            connection.request(method, path, content, {"Content-Type": content_type})
             answer = connection.getresponse()
             text = answer.read()
         finally:

@@ -9,6 +9,7 @@ import pytest
 
 from meta_cni.k8s.access import of_kubeconfig
 from meta_cni.k8s.api_store import ApiStore, Server
+from meta_cni.k8s.store import Object
 from tests.guest.cache import Missing
 from tests.k8s import assets
 from tests.k8s.cluster import Cluster
@@ -57,7 +58,12 @@ class Place:
     """A namespace in one of the clusters, as the product sees it."""
 
     store: ApiStore
+    """Of somebody who may do everything."""
+    daemon: ApiStore
+    """Of the daemon's account, which may not list events."""
     namespace: str
+    ask: Callable[..., tuple[int, Object]]
+    """One request as it is: method, path, body, content type; the status code and the answer."""
     forget: Callable[[], str]
     """Forget changes; answers a resource version that is too old to watch from."""
 
@@ -68,9 +74,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     path = tmp_path / "kubeconfig"
     if request.param == "stand-in":
         stand_in: StandIn = request.getfixturevalue("stand_in")
-        return Place(opened(stand_in.write_kubeconfig(path)), "ns", _forgetting(stand_in))
+        stand_in.forbidden.add(("list", "events"))
+        store = opened(stand_in.write_kubeconfig(path))
+        return Place(store, store, "ns", stand_in.ask, _forgetting(stand_in))
     cluster: Cluster = request.getfixturevalue("cluster")
-    return Place(opened(cluster.write_kubeconfig(path)), request.getfixturevalue("namespace"), lambda: "1")
+    account = cluster.write_kubeconfig(tmp_path / "account", token=cluster.token("kube-system", "meta-cni"))
+    stores = opened(cluster.write_kubeconfig(path)), opened(account)
+    return Place(*stores, request.getfixturevalue("namespace"), cluster.ask, lambda: "1")
 
 
 def opened(kubeconfig: Path) -> ApiStore:

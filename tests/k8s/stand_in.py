@@ -14,6 +14,7 @@ go away. The tests beside this run on the real one too, so that it stays honest.
 
 import base64
 import copy
+import http.client
 import itertools
 import json
 import re
@@ -92,18 +93,33 @@ class Change:
 
 
 class Refusal(Exception):
-    """An answer that is a Status."""
+    """An answer that is a Status; `details` is what it is about, by details_of()."""
 
-    def __init__(self, code: int, message: str, reason: str = "", name: str | None = None) -> None:
+    def __init__(self, code: int, message: str, reason: str = "", details: Object | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.reason = code, message, reason or REASONS.get(code, "")
-        self.name = name
+        self.details = details
 
     def status(self) -> Object:
         """As the API server tells it."""
-        details = {} if self.name is None else {"details": {"name": self.name}}
+        details = {} if self.details is None else {"details": self.details}
         about = {"message": self.message, "reason": self.reason, "code": self.code}
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", **about, **details}
+
+
+def details_of(resource: Resource, name: str = "", kind: str = "") -> Object:
+    """A Status's details of an object, or of all of a kind; the empty ones are left out."""
+    told = {"name": name, "group": resource.group, "kind": kind or resource.plural}
+    return {key: text for key, text in told.items() if text}
+
+
+def invalid(resource: Resource, name: str, field: str, text: str, kind: str = "") -> Refusal:
+    """One field is wrong; nearly all that refuse say the kind, one says the plural."""
+    kind = kind or resource.kind
+    whole = f"{kind}.{resource.group}" if resource.group else kind
+    cause = {"reason": "FieldValueInvalid", "message": text, "field": field}
+    details = {**details_of(resource, name, kind), "causes": [cause]}
+    return Refusal(422, f'{whole} "{name}" is invalid: {field}: {text}', details=details)
 
 
 class Objects:
@@ -128,7 +144,7 @@ class Objects:
         """One object."""
         found = self.known.get((resource.plural, namespace, name))
         if found is None:
-            raise Refusal(404, f'{_of(resource)} "{name}" not found', name=name)
+            raise Refusal(404, f'{_of(resource)} "{name}" not found', details=details_of(resource, name))
         return found
 
     def every(self, resource: Resource, namespace: str, selector: Selector) -> list[Object]:
@@ -145,10 +161,11 @@ class Objects:
                 metadata["name"] = f"{metadata['generateName']}{uuid.uuid4().hex[:5]}"
             name = str(metadata.get("name") or "")
             if not NAME.fullmatch(name):
-                raise Refusal(422, f'{resource.kind} "{name}" is invalid: metadata.name', name=name)
+                text = f'Invalid value: "{name}": a lowercase RFC 1123 subdomain'
+                raise invalid(resource, name, "metadata.name", text)
             if (resource.plural, namespace, name) in self.known:
                 text = f'{_of(resource)} "{name}" already exists'
-                raise Refusal(409, text, "AlreadyExists", name)
+                raise Refusal(409, text, "AlreadyExists", details_of(resource, name))
             if resource.is_namespaced:
                 metadata["namespace"] = namespace
             metadata["uid"] = str(uuid.uuid4())
@@ -227,11 +244,10 @@ def _of(resource: Resource) -> str:
 def _require_current(resource: Resource, name: str, given: Mapping[str, Any], known: Object) -> None:
     start = f'Operation cannot be fulfilled on {_of(resource)} "{name}": '
     if given.get("uid") not in (None, "", known["uid"]):
-        text = f'metadata.uid: Invalid value: "{given["uid"]}": field is immutable'
-        raise Refusal(422, f'{resource.kind} "{name}" is invalid: {text}', name=name)
+        raise invalid(resource, name, "metadata.uid", f'Invalid value: "{given["uid"]}": field is immutable')
     if given.get("resourceVersion") not in (None, "", known["resourceVersion"]):
         text = "the object has been modified; please apply your changes to the latest version and try again"
-        raise Refusal(409, start + text, name=name)
+        raise Refusal(409, start + text, details=details_of(resource, name))
 
 
 class StandIn:
@@ -318,6 +334,19 @@ class StandIn:
             if key not in self.objects.known:
                 return self.objects.create(kind.value, namespace, document)
             return self.objects.write(kind.value, *key[1:], lambda _: copy.deepcopy(document), "")
+
+    def ask(
+        self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
+    ) -> tuple[int, Object]:
+        """One request, without TLS: the status code and the answer."""
+        connection = http.client.HTTPConnection(self.address, self._port, timeout=30)
+        try:
+            headers = {"Content-Type": content_type, "Authorization": f"Bearer {next(iter(self.tokens))}"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
 
     def write_kubeconfig(self, path: Path, **user: Any) -> Path:
         """A kubeconfig for it; the first token, unless a user is given in kubectl's words."""
@@ -503,15 +532,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _update(self, objects: Objects, target: Target, query: Mapping[str, str], body: Any) -> None:
         if target.resource.group and not (body.get("metadata") or {}).get("resourceVersion"):
-            text = "metadata.resourceVersion: Invalid value: 0: must be specified for an update"
-            raise Refusal(
-                422, f'{target.resource.kind}.{target.resource.group} "{target.name}" is invalid: {text}'
-            )
+            text = "Invalid value: 0: must be specified for an update"
+            resource = target.resource
+            raise invalid(resource, target.name, "metadata.resourceVersion", text, resource.plural)
         self._answer(200, self._written(objects, target, lambda _: body))
 
     def _patch(self, objects: Objects, target: Target, query: Mapping[str, str], body: Any) -> None:
         if self.headers.get("Content-Type") != "application/merge-patch+json":
-            raise Refusal(415, "the body of the request was in an unknown format")
+            raise Refusal(415, "415: Unsupported Media Type", details={})
         self._answer(200, self._written(objects, target, lambda known: merge_patch(known, body)))
 
     def _written(self, objects: Objects, target: Target, change: Callable[[Object], Object]) -> Object:
@@ -525,7 +553,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _watch(self, objects: Objects, target: Target, query: Mapping[str, str], body: Any) -> None:
         with self.server.lock:
             self.server.connections[self.connection] = True
-        since = int(query.get("resourceVersion") or 0)
+        asked = int(query.get("resourceVersion") or 0)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
@@ -533,7 +561,7 @@ class _Handler(BaseHTTPRequestHandler):
         deadline = time.monotonic() + float(query.get("timeoutSeconds") or 60)
         selector = _selector(query)
         wants_bookmarks = query.get("allowWatchBookmarks") == "true"
-        for event in events(objects, target, selector, since, deadline):
+        for event in events(objects, target, selector, asked, deadline):
             if event["type"] != "BOOKMARK" or wants_bookmarks:
                 line = json.dumps(event).encode() + b"\n"
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
@@ -563,13 +591,21 @@ def _forbidden(verb: str, target: Target, user: str) -> Refusal:
     start = f'{_of(resource)} "{name}" is forbidden' if name else f"{_of(resource)} is forbidden"
     scope = f' in the namespace "{target.namespace}"' if target.namespace else " at the cluster scope"
     text = f'cannot {verb} resource "{target.role}" in API group "{resource.group}"{scope}'
-    return Refusal(403, f'{start}: User "{user}" {text}', name=name)
+    return Refusal(403, f'{start}: User "{user}" {text}', details=details_of(resource, name))
 
 
 def events(
     objects: Objects, target: Target, selector: Selector, since: int, deadline: float
 ) -> Iterator[Object]:
-    """What a watch tells, until its time is over."""
+    """
+    What a watch tells, until its time is over.
+
+    From version 0, which is any, it begins with what is there.
+    """
+    if not since:
+        with objects.changed:
+            known, since = objects.every(target.resource, target.namespace, selector), objects.version
+        yield from ({"type": "ADDED", "object": each} for each in known)
     if since < objects.oldest:
         text = f"too old resource version: {since} ({objects.oldest})"
         yield {"type": "ERROR", "object": Refusal(410, text, "Expired").status()}
