@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meta_cni.cni.errors import CNIError, TryAgainLater
-from meta_cni.k8s.store import Conflict, Kind, Store
+from meta_cni.k8s.store import Kind, NotFound, Replaced, Store
 
 PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """After rounds that failed, each with jitter; the last one again and again."""
@@ -88,8 +88,8 @@ class LateStatuses:
         for key, patch in list(self._waiting.items()):
             try:
                 self.store.patch(Kind.POD, *key, patch, subresource="status")
-            except Conflict:
-                pass  # another pod of this name
+            except (NotFound, Replaced):
+                pass  # it is gone; another pod may have its name
             except TryAgainLater:
                 return False
             except CNIError as error:

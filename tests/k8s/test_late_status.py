@@ -1,6 +1,5 @@
 """Statuses that an API server could not take: told when it is back, in order, and to nobody else."""
 
-import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -11,12 +10,14 @@ import pytest
 from meta_cni.cni.errors import CNIError, TryAgainLater
 from meta_cni.k8s.api_store import ApiStore
 from meta_cni.k8s.late_status import LateStatuses
-from meta_cni.k8s.store import Invalid, Kind, Object
+from meta_cni.k8s.store import Conflict, Invalid, Kind, Object
+from tests.k8s.conftest import Place
 from tests.k8s.stand_in import StandIn
 from tests.k8s.test_informer import SOON_S, until
 
 QUICK_S = (0.02,)
 KEY = "k8s.v1.cni.cncf.io/network-status"
+CONTAINERS = {"spec": {"containers": [{"name": "c", "image": "none"}]}}
 
 
 class Refusing:
@@ -59,15 +60,49 @@ def test_it_is_told_when_the_server_is_back(stand_in: StandIn, store: ApiStore):
     statuses.stop(SOON_S)
 
 
-def test_another_pod_of_the_name_is_not_told(stand_in: StandIn, store: ApiStore):
-    """Its UID is another one; nor is anybody asked for ever."""
-    stand_in.put(Kind.POD, {"metadata": {"name": "p", "namespace": "telco"}})
-    statuses = late(store)
+def status(uid: str) -> Object:
+    """What a pod is to be told."""
+    return {"metadata": {"uid": uid, "annotations": {KEY: "[]"}}}
 
-    statuses.put("telco", "p", {"metadata": {"uid": "of the one before", "annotations": {KEY: "[]"}}})
+
+def test_another_pod_of_the_name_is_not_told(place: Place, caplog: pytest.LogCaptureFixture):
+    """Its UID is another one; nor is anybody asked for ever, and nobody is to look into it."""
+    document = {"metadata": {"name": "p", "namespace": place.namespace}, **CONTAINERS}
+    before = place.store.create(Kind.POD, document)
+    place.store.delete(Kind.POD, place.namespace, "p")
+    place.store.create(Kind.POD, document)
+    statuses = late(place.daemon)
+
+    with caplog.at_level(logging.WARNING, "meta_cni"):
+        statuses.put(place.namespace, "p", status(before["metadata"]["uid"]))
+        until(lambda: not statuses.waiting)
+
+    assert "annotations" not in place.store.get(Kind.POD, place.namespace, "p")["metadata"]
+    assert "" == caplog.text
+    statuses.stop(SOON_S)
+
+
+def test_a_pod_that_is_gone_is_not_told(place: Place, caplog: pytest.LogCaptureFixture):
+    """As happens while a server is away."""
+    statuses = late(place.daemon)
+
+    with caplog.at_level(logging.WARNING, "meta_cni"):
+        statuses.put(place.namespace, "p", status("of one that was"))
+        until(lambda: not statuses.waiting)
+
+    assert "" == caplog.text
+    statuses.stop(SOON_S)
+
+
+def test_a_pod_that_moves_is_told_all_the_same():
+    """A conflict says nothing of whose pod it is."""
+    server = Refusing(Conflict("patch Pod: the object has been modified"))
+    statuses = late(server)
+
+    statuses.put("telco", "p", {"n": 1})
 
     until(lambda: not statuses.waiting)
-    assert KEY not in json.dumps(stand_in.objects.known["pods", "telco", "p"])
+    assert [("telco/p", {"n": 1})] == server.told
     statuses.stop(SOON_S)
 
 
