@@ -104,6 +104,7 @@ def test_changes_that_are_forgotten_are_made_up_for_by_a_list(informer: Informer
     until(lambda: not informer.problem())
 
 
+@pytest.mark.slow
 def test_while_the_server_is_away_what_it_had_stays(informer: Informer, stand_in: StandIn):
     """And it is told that it may be old; when the server is back, all is well."""
     stand_in.stop()

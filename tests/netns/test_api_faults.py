@@ -240,6 +240,7 @@ def test_annotations_that_change_meanwhile_are_kept(cluster: Cluster):
     assert ["eth0", "net1"] == cluster.told()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_while_the_server_is_away_known_pods_live(cluster: Cluster):
     """They are attached and detached; their status is told when the server is back."""

@@ -25,6 +25,7 @@ from meta_cni.linux.netlink import (
 NLM_F_MULTI = 2  # <linux/netlink.h>
 Header = tuple[int, int, int, int, int]
 Answer = Callable[[Header, bytes], list[bytes]]
+Play = Callable[..., Socket]
 """The datagrams that answer one message."""
 
 
@@ -63,12 +64,12 @@ def received(kernel: sockets.socket) -> bytes:
 
 
 @pytest.fixture
-def played() -> Iterator[Callable[[Answer], Socket]]:
+def played() -> Iterator[Play]:
     """A socket whose kernel is a function."""
     ends: list[sockets.socket] = []
     threads: list[threading.Thread] = []
 
-    def play(answer: Answer) -> Socket:
+    def play(answer: Answer, timeout_s: float = 10.0) -> Socket:
         ours, kernel = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
         ends.append(ours)
 
@@ -81,7 +82,7 @@ def played() -> Iterator[Callable[[Answer], Socket]]:
 
         threads.append(threading.Thread(target=serve))
         threads[-1].start()
-        return Socket(ours, timeout_s=10.0)
+        return Socket(ours, timeout_s)
 
     yield play
     for each in ends:
@@ -105,7 +106,7 @@ def test_a_batch_is_one_datagram_of_aligned_messages_with_numbers():
 
 
 def test_answers_may_come_in_any_number_of_datagrams_and_others_in_between(
-    played: Callable[[Answer], Socket],
+    played: Play,
 ):
     """A late answer to a request that was given up must not be taken for this one's."""
 
@@ -119,9 +120,7 @@ def test_answers_may_come_in_any_number_of_datagrams_and_others_in_between(
 
 
 @pytest.mark.parametrize("is_capped", [True, False])
-def test_the_words_of_the_kernel_are_found_behind_the_message(
-    played: Callable[[Answer], Socket], is_capped: bool
-):
+def test_the_words_of_the_kernel_are_found_behind_the_message(played: Play, is_capped: bool):
     """NETLINK_CAP_ACK leaves the message out; kernels that do not know it put it in."""
     socket = played(
         lambda _, body: [acknowledgement(body, errno.EINVAL, "mtu too small", is_capped=is_capped)]
@@ -131,7 +130,7 @@ def test_the_words_of_the_kernel_are_found_behind_the_message(
         socket.request([link.set_link(3, mtu=10)])
 
 
-def test_the_first_failure_is_raised_when_all_answers_are_read(played: Callable[[Answer], Socket]):
+def test_the_first_failure_is_raised_when_all_answers_are_read(played: Play):
     """Whatever order they come in: an unread answer would belong to nobody."""
     numbers = {1: 0, 2: errno.EPERM, 3: errno.EBUSY, 4: 0}
     socket = played(lambda header, body: [acknowledgement(body, numbers.get(header[3], 0))])
@@ -142,14 +141,14 @@ def test_the_first_failure_is_raised_when_all_answers_are_read(played: Callable[
     assert 0 == socket.request([link.delete("a")])[0].errno
 
 
-def test_a_tolerated_error_is_no_failure(played: Callable[[Answer], Socket]):
+def test_a_tolerated_error_is_no_failure(played: Play):
     """Gone is what a DEL wants."""
     socket = played(lambda _, body: [acknowledgement(body, errno.ENODEV)])
 
     assert [errno.ENODEV] == [each.errno for each in socket.request([link.delete("a")])]
 
 
-def test_the_echo_tells_both_indexes_of_a_veth(played: Callable[[Answer], Socket]):
+def test_the_echo_tells_both_indexes_of_a_veth(played: Play):
     """No look-up is needed where the kernel echoes."""
 
     def answer(header: Header, body: bytes) -> list[bytes]:
@@ -161,7 +160,7 @@ def test_the_echo_tells_both_indexes_of_a_veth(played: Callable[[Answer], Socket
     assert (7, 2) == link.veth_indexes(reply)
 
 
-def test_a_kernel_without_echo_is_asked_for_the_link(played: Callable[[Answer], Socket]):
+def test_a_kernel_without_echo_is_asked_for_the_link(played: Play):
     """Linux before 6.2, as Debian 12 has it, acknowledges a new link and says no more."""
 
     def answer(header: Header, body: bytes) -> list[bytes]:
@@ -186,7 +185,7 @@ def dumper(interruptions: int, rounds: list[int]) -> Answer:
     return answer
 
 
-def test_an_interrupted_dump_is_repeated_and_only_the_last_one_counts(played: Callable[[Answer], Socket]):
+def test_an_interrupted_dump_is_repeated_and_only_the_last_one_counts(played: Play):
     """Links came and went meanwhile: some may be missing, some be there twice."""
     rounds: list[int] = []
 
@@ -196,7 +195,7 @@ def test_an_interrupted_dump_is_repeated_and_only_the_last_one_counts(played: Ca
     assert [(3, "a"), (99, "b")] == [(each.index, each.name) for each in found]
 
 
-def test_a_dump_that_is_always_interrupted_ends(played: Callable[[Answer], Socket]):
+def test_a_dump_that_is_always_interrupted_ends(played: Play):
     """On a busy node the last one is better than none, as the reference plugins hold it."""
     rounds: list[int] = []
 
@@ -206,7 +205,7 @@ def test_a_dump_that_is_always_interrupted_ends(played: Callable[[Answer], Socke
     assert ["a", "b"] == [each.name for each in found]
 
 
-def test_a_dump_that_fails_at_its_end_is_told(played: Callable[[Answer], Socket]):
+def test_a_dump_that_fails_at_its_end_is_told(played: Play):
     """NLMSG_DONE has the error of a dump that broke off."""
     socket = played(
         lambda header, _: [message(NLMSG_DONE, NLM_F_MULTI, header[3], struct.pack("=i", -errno.ENOMEM))]
@@ -216,9 +215,9 @@ def test_a_dump_that_fails_at_its_end_is_told(played: Callable[[Answer], Socket]
         link.dump(socket)
 
 
-def test_a_silent_kernel_is_given_up_on(played: Callable[[Answer], Socket]):
+def test_a_silent_kernel_is_given_up_on(played: Play):
     """A request has a time limit."""
-    socket = played(lambda header, _: [])
+    socket = played(lambda header, _: [], timeout_s=0.2)
 
     with pytest.raises(KernelError, match="look up link lo: Connection timed out"):
         link.find(socket, "lo")
@@ -237,9 +236,7 @@ def hears(mocker) -> list[int]:
     return found
 
 
-def test_a_deletion_is_over_when_all_links_are_announced_gone(
-    played: Callable[[Answer], Socket], hears: list[int]
-):
+def test_a_deletion_is_over_when_all_links_are_announced_gone(played: Play, hears: list[int]):
     """The acknowledgement comes 20 ms later, and finds nobody waiting."""
     acknowledged = threading.Event()
 
@@ -263,9 +260,7 @@ def test_a_deletion_is_over_when_all_links_are_announced_gone(
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
-def test_a_deletion_that_is_refused_is_told(
-    played: Callable[[Answer], Socket], hears: list[int], number: int
-):
+def test_a_deletion_that_is_refused_is_told(played: Play, hears: list[int], number: int):
     """No announcement will come."""
     socket = played(lambda _, body: [acknowledgement(body, number, "no way")])
 
@@ -276,9 +271,7 @@ def test_a_deletion_that_is_refused_is_told(
 
 
 @pytest.mark.parametrize("number", [0, errno.ENODEV])
-def test_an_acknowledgement_ends_the_waiting(
-    played: Callable[[Answer], Socket], hears: list[int], number: int
-):
+def test_an_acknowledgement_ends_the_waiting(played: Play, hears: list[int], number: int):
     """Somebody else deleted it, or a link of another namespace has moved: it is gone in any case."""
     socket = played(lambda _, body: [acknowledgement(body, number)])
 
@@ -287,11 +280,9 @@ def test_an_acknowledgement_ends_the_waiting(
     assert [1, 2] == hears
 
 
-def test_a_deletion_without_announcement_or_answer_is_given_up(
-    played: Callable[[Answer], Socket], hears: list[int]
-):
+def test_a_deletion_without_announcement_or_answer_is_given_up(played: Play, hears: list[int]):
     """A DEL must not hang; it is tried again."""
-    socket = played(lambda *_: [])
+    socket = played(lambda *_: [], timeout_s=0.2)
 
     with pytest.raises(KernelError, match="delete link net1: Connection timed out"):
         socket.delete_links(link.delete("net1"), (7,))
@@ -299,9 +290,7 @@ def test_a_deletion_without_announcement_or_answer_is_given_up(
     assert [1, 2] == hears
 
 
-def test_a_deletion_needs_no_thread_where_there_is_none(
-    played: Callable[[Answer], Socket], hears: list[int], mocker
-):
+def test_a_deletion_needs_no_thread_where_there_is_none(played: Play, hears: list[int], mocker):
     """It takes the grace period then."""
     socket = played(lambda _, body: [gone(7), acknowledgement(body)])
     none = RuntimeError("can't start new thread")
