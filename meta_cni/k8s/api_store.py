@@ -66,6 +66,8 @@ USER_AGENT = f"meta-cni/{__version__}"
 NO_ANSWER = "none"
 """In place of a status code."""
 READ_BYTES = 1 << 16
+UNSURE_REFUSALS = 4
+"""How often what is forbidden is asked again while the server's readiness is forbidden, too."""
 UNSENT = ("NewConnectionError", "ConnectTimeoutError", "ProxyError", "NameResolutionError")
 """urllib3's errors from before a request went out."""
 
@@ -233,19 +235,40 @@ class Server:
 
     def send(self, request: _Request, access: Access, timeout: tuple[float, float]) -> Any:
         """One try; returns the response with its content still to be read. Raises _NoAnswer."""
-        parts = _transport()
-        url = access.server + request.path
+        path = request.path
         if request.query:
-            url += f"?{urlencode(request.query)}"
-        headers = {"Accept": JSON, "User-Agent": USER_AGENT}
+            path += f"?{urlencode(request.query)}"
+        headers = {} if request.body is None else {"Content-Type": request.content_type}
+        return self._exchange(access, timeout, request.method, path, headers, request.body)
+
+    def readiness(self, access: Access, timeout: tuple[float, float]) -> str:
+        """The status code of its /readyz, or NO_ANSWER."""
+        try:
+            response = self._exchange(access, timeout, "GET", "/readyz", {})
+            response.drain_conn()
+            code = str(response.status)
+        except (_NoAnswer, _transport().HTTPError, OSError):
+            code = NO_ANSWER
+        self.tally.count("get", "readyz", code)
+        return code
+
+    def _exchange(
+        self,
+        access: Access,
+        timeout: tuple[float, float],
+        method: str,
+        path: str,
+        more: Mapping[str, str],
+        body: Any = None,
+    ) -> Any:
+        parts = _transport()
+        headers = {"Accept": JSON, "User-Agent": USER_AGENT, **more}
         if access.token:
             headers["Authorization"] = f"Bearer {access.token}"
-        if request.body is not None:
-            headers["Content-Type"] = request.content_type
         try:
             client = self.connections(access).client
             return client.request(
-                request.method, url, headers=headers, body=request.body, _request_timeout=timeout
+                method, access.server + path, headers=headers, body=body, _request_timeout=timeout
             ).response
         except parts.Refused as error:
             raise _NoAnswer(str(error.reason).rpartition("\n")[2], is_untrusted=True) from None
@@ -288,12 +311,7 @@ class _NoAnswer(Exception):
 
 
 def _is_unsent(error: BaseException) -> bool:
-    return type(error).__name__ in (
-        "NewConnectionError",
-        "ConnectTimeoutError",
-        "ProxyError",
-        "NameResolutionError",
-    )
+    return type(error).__name__ in UNSENT
 
 
 def _reason_of(error: BaseException) -> str:
@@ -438,15 +456,17 @@ class ApiStore:
     def _answered(self, request: _Request, timeout: tuple[float, float] | None = None) -> Any:
         """The response of a try that succeeded; raises what the last one met."""
         allowance = self._shared or Allowance(self._allowance_s)
-        tries = 0
+        tries = unsure = 0
         reason = "no time is left for it"
         while allowance.left_s > 0:
             tries += 1
             with allowance.spending():
                 left_s = allowance.left_s
-                outcome = self._try(request, timeout or (min(CONNECT_S, left_s), min(TRY_S, left_s)))
+                waits = timeout or (min(CONNECT_S, left_s), min(TRY_S, left_s))
+                outcome = self._try(request, waits, unsure < UNSURE_REFUSALS)
             if not isinstance(outcome, _Passing):
                 return outcome
+            unsure += outcome.is_unsure
             reason = outcome.reason
             pause_s = _pause(tries, outcome.after_s)
             if pause_s >= allowance.left_s:
@@ -457,7 +477,7 @@ class ApiStore:
         told = f"{tries} {'try' if tries == 1 else 'tries'} in {allowance.total_s:g} s"
         raise TryAgainLater(f"{request.what}: {self._place()}: {reason}: given up after {told}")
 
-    def _try(self, request: _Request, timeout: tuple[float, float]) -> Any:
+    def _try(self, request: _Request, timeout: tuple[float, float], is_patient: bool) -> Any:
         """A response, or why it should be tried again; raises what will not pass."""
         access = self.server.credentials.current()
         plural = request.kind.value.plural
@@ -476,7 +496,25 @@ class ApiStore:
             return _Passing(f"{response.status} {_said(status)}", _after(response))
         if response.status == 409 and request.verb == "patch" and not _is_conditional(request.body):
             return _Passing(_said(status))
+        if response.status == 403 and (passing := self._starting(access, status, timeout[0], is_patient)):
+            return passing
         raise _error(request, response.status, status)
+
+    def _starting(
+        self, access: Access, status: Mapping[str, Any], wait_s: float, is_patient: bool
+    ) -> "_Passing | None":
+        """
+        What is forbidden by a server that is not ready, and may be allowed when it has read its roles.
+
+        Until then everything is, /readyz for a moment as well. But that may be forbidden for good, too,
+        where somebody has taken away the role system:public-info-viewer.
+        """
+        code = self.server.readiness(access, (wait_s, wait_s))
+        is_unsure = code == "403"
+        if not (is_patient if is_unsure else code in (NO_ANSWER, "429") or code.startswith("5")):
+            return None
+        told = f"403 {_said(status)}, by a server that may not have read its roles yet (/readyz: {code})"
+        return _Passing(told, is_unsure=is_unsure)
 
     def _unanswered(self, request: _Request, access: Access, error: _NoAnswer) -> "_Passing":
         if error.is_untrusted:
@@ -507,6 +545,8 @@ class _Passing:
 
     reason: str
     after_s: float | None = None
+    is_unsure: bool = False
+    """It may as well not pass."""
 
 
 def _pause(tries: int, after_s: float | None) -> float:

@@ -267,6 +267,10 @@ class StandIn:
         """Who each token stands for."""
         self.forbidden: set[tuple[str, str]] = set()
         """(verb, resource) that a role does not allow."""
+        self.has_read_roles = True
+        """Until then everything is forbidden, as while the real one starts."""
+        self.readiness = 200
+        """What /readyz answers, when it may."""
         self.requests: list[Asked] = []
         self.address = address
         self.authority = Authority() if is_tls else None
@@ -484,6 +488,9 @@ class _Handler(BaseHTTPRequestHandler):
         user = stand_in.tokens.get(token)
         if user is None:
             raise Refusal(401, "Unauthorized")
+        if parts.path == "/readyz":
+            self._readyz(stand_in, user)
+            return
         target = target_of(parts.path)
         verb = VERBS.get(self.command) or ("get" if target.name else "list")
         verb = "watch" if verb == "list" and query.get("watch") in ("true", "1") else verb
@@ -496,9 +503,15 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None:
             self._answer(fault.status, Refusal(fault.status, "a fault").status(), fault.retry_after_s)
             return
-        if (verb, target.role) in stand_in.forbidden:
+        if not stand_in.has_read_roles or (verb, target.role) in stand_in.forbidden:
             raise _forbidden(verb, target, user)
         getattr(self, f"_{verb}")(stand_in.objects, target, query, body)
+
+    def _readyz(self, stand_in: StandIn, user: str) -> None:
+        if not stand_in.has_read_roles or ("get", "/readyz") in stand_in.forbidden:
+            text = f'forbidden: User "{user}" cannot get path "/readyz"'
+            raise Refusal(403, text, details={})
+        self._answer(stand_in.readiness, "ok" if stand_in.readiness == 200 else "not ready")
 
     def _get(self, objects: Objects, target: Target, query: Mapping[str, str], body: Any) -> None:
         with objects.changed:
@@ -571,10 +584,11 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.connections[self.connection] = False
 
-    def _answer(self, status: int, document: Object, retry_after_s: int | None = None) -> None:
-        content = json.dumps(document).encode()
+    def _answer(self, status: int, document: Object | str, retry_after_s: int | None = None) -> None:
+        is_text = isinstance(document, str)
+        content = document.encode() if isinstance(document, str) else json.dumps(document).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/plain" if is_text else "application/json")
         self.send_header("Content-Length", str(len(content)))
         if retry_after_s is not None:
             self.send_header("Retry-After", str(retry_after_s))

@@ -10,13 +10,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meta_cni.k8s import schema
+from meta_cni.k8s import api_store, schema
 from meta_cni.k8s.access import HOST, PORT, in_cluster
 from meta_cni.k8s.api_store import ApiStore, Server
 from meta_cni.k8s.cached_store import NODE
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.slow
 NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
 SOON_S = 60.0
 NETWORKS, PODS = 1000, 500
+RESTARTS = 12
 
 
 def network(namespace: str, name: str, spec: Any = None) -> Object:
@@ -131,21 +133,46 @@ def test_a_token_that_the_server_does_not_take_is_replaced_by_the_new_one(
     assert "p" == daemon.get(Kind.POD, namespace, "p")["metadata"]["name"]
 
 
-def test_a_server_that_restarts_is_waited_for(administrator: ApiStore, cluster: Cluster, namespace: str):
-    """
-    Connections that are open lead nowhere then.
-
-    A server that is not ready yet may answer 403 to whoever has a role; the administrator needs none.
-    """
+def test_a_server_that_restarts_is_waited_for(
+    daemon: ApiStore, administrator: ApiStore, cluster: Cluster, namespace: str
+):
+    """Connections that are open lead nowhere then."""
     administrator.create(Kind.POD, pod(namespace, "p"))
+    daemon.get(Kind.POD, namespace, "p")
     cluster.stop()
     back = threading.Timer(0.5, cluster.start)
     back.start()
 
-    found = administrator.within(SOON_S).get(Kind.POD, namespace, "p")
+    found = daemon.within(SOON_S).get(Kind.POD, namespace, "p")
     back.join()
 
     assert "p" == found["metadata"]["name"]
+
+
+def test_what_a_server_forbids_while_it_starts_is_asked_again(
+    daemon: ApiStore,
+    administrator: ApiStore,
+    cluster: Cluster,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """
+    It serves before it has read its roles, and answers 403 to everybody, for some milliseconds.
+
+    So it is restarted until somebody met that, which many who ask all the time soon do.
+    """
+    monkeypatch.setattr(api_store, "FIRST_PAUSE_S", 0.002)
+    monkeypatch.setattr(api_store, "LONGEST_PAUSE_S", 0.002)
+    administrator.create(Kind.POD, pod(namespace, "p"))
+    for _ in range(RESTARTS):
+        cluster.stop()
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(daemon.within(SOON_S).get, Kind.POD, namespace, "p") for _ in range(4)]
+            cluster.start()
+            assert ["p"] * 4 == [each.result()["metadata"]["name"] for each in asked]
+        if ("get", "pods", "403") in daemon.server.tally.read():
+            return
+    pytest.fail(f"nobody was refused in {RESTARTS} restarts")
 
 
 def test_no_status_is_lost_while_the_pod_moves(daemon: ApiStore, administrator: ApiStore, namespace: str):

@@ -1,11 +1,13 @@
 """What becomes of a call when the server is away, slow, busy, or does not know us."""
 
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from meta_cni.cni.errors import TryAgainLater
+from meta_cni.k8s import api_store
 from meta_cni.k8s.access import of_kubeconfig
 from meta_cni.k8s.api_store import ApiStore, Server
 from meta_cni.k8s.store import Expired, Forbidden, Kind
@@ -104,6 +106,54 @@ def test_what_a_role_lacks_is_named(stand_in: StandIn, store: ApiStore):
         store.patch(Kind.POD, "ns", "p", PATCH, subresource="status")
 
     assert 1 == len(stand_in.asked("patch"))
+
+
+def test_what_a_starting_server_forbids_is_asked_again(stand_in: StandIn, store: ApiStore):
+    """Until it has read its roles nobody has any; it is not ready then, and says so a moment later."""
+    stand_in.put(Kind.POD, POD)
+    stand_in.has_read_roles, stand_in.readiness = False, 500
+
+    def read_roles() -> None:
+        while not store.server.tally.read().get(("get", "readyz", "403")):
+            time.sleep(0.01)
+        stand_in.forbidden |= {("get", "pods")}
+        stand_in.has_read_roles = True
+        while not store.server.tally.read().get(("get", "readyz", "500")):
+            time.sleep(0.01)
+        stand_in.forbidden.clear()
+
+    reader = threading.Thread(target=read_roles)
+    reader.start()
+    found = store.get(Kind.POD, "ns", "p")
+    reader.join()
+
+    assert "p" == found["metadata"]["name"]
+
+
+@pytest.mark.parametrize("readiness", [500, 503, 429])
+def test_what_a_server_forbids_that_stays_unready_is_tried_later(
+    stand_in: StandIn, store: ApiStore, readiness: int
+):
+    """With the server's words, and why they may not be its last ones."""
+    stand_in.forbidden.add(("get", "pods"))
+    stand_in.readiness = readiness
+
+    with pytest.raises(
+        TryAgainLater, match=rf"cannot get resource.*\(/readyz: {readiness}\): given up"
+    ) as caught:
+        store.within(0.5).get(Kind.POD, "ns", "p")
+
+    assert TryAgainLater is caught.type
+
+
+def test_what_a_role_lacks_is_named_where_readiness_is_forbidden_too(stand_in: StandIn, store: ApiStore):
+    """Some take the right to read /readyz away: nobody waits until the allowance is over."""
+    stand_in.forbidden |= {("get", "pods"), ("get", "/readyz")}
+
+    with pytest.raises(Forbidden, match=r"resources \['pods'\], verbs \['get'\]"):
+        store.within(600).get(Kind.POD, "ns", "p")
+
+    assert api_store.UNSURE_REFUSALS + 1 == len(stand_in.asked("get"))
 
 
 def test_a_token_that_was_replaced_is_read_again(stand_in: StandIn, tmp_path: Path):

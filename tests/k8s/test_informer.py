@@ -130,6 +130,23 @@ def test_what_it_may_not_watch_it_says(store: ApiStore, stand_in: StandIn):
         assert informer.wait_until_synced(SOON_S)
 
 
+def test_it_gets_over_a_server_that_has_not_read_its_roles_yet(store: ApiStore, stand_in: StandIn):
+    """A restart of the API server needs no restart of ours."""
+    stand_in.put(NAD, network("first"))
+    informer = Informer(store.within(SOON_S), NAD, pauses_s=QUICK_S)
+    with running(informer, store.server):
+        assert informer.wait_until_synced(SOON_S)
+
+        stand_in.stop()
+        stand_in.has_read_roles, stand_in.readiness = False, 500
+        stand_in.put(NAD, network("second"))
+        stand_in.start()
+        until(lambda: ("get", "readyz", "403") in store.server.tally.read())
+        stand_in.has_read_roles = True
+
+        until(lambda: config_of(informer, "second") and not informer.problem())
+
+
 def test_before_its_first_list_it_says_so(store: ApiStore):
     """A daemon is not ready before."""
     assert "has not answered yet" in Informer(store, NAD).problem()

@@ -303,6 +303,33 @@ def test_what_the_role_lacks_is_named(cluster: Cluster):
     assert "resources ['pods'], verbs ['get']" in cluster.refused()
 
 
+def test_a_server_that_has_not_read_its_roles_yet_is_waited_for(cluster: Cluster):
+    """While it starts it forbids everything: no pod is to be made anew for that."""
+    following = cluster.follow()
+    cluster.freeze()
+    cluster.pod("a")
+    cluster.stand_in.has_read_roles, cluster.stand_in.readiness = False, 500
+
+    with ThreadPoolExecutor() as pool:
+        answered = pool.submit(cluster.call, "ADD")
+        until(lambda: ("get", PODS, "403") in following.server.tally.read())
+        cluster.stand_in.has_read_roles = True
+        answer, code = answered.result()
+
+    assert 0 == code, answer
+    assert ["eth0", "net1"] == cluster.told()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_server_that_stays_unready_is_told(cluster: Cluster):
+    """With what it forbids and how ready it is."""
+    cluster.follow()
+    cluster.stand_in.forbidden.add(("get", PODS))
+    cluster.stand_in.readiness = 500
+
+    assert "a server that may not have read its roles yet (/readyz: 500)" in cluster.refused()
+
+
 def test_a_token_that_has_expired_is_told(cluster: Cluster):
     """With where it is from."""
     cluster.follow()
