@@ -98,6 +98,20 @@ def _served(devices: Sequence[str], notes: Path, known: Mapping[str, Any]) -> An
     return grpc.method_handlers_generic_handler(f"{PACKAGE}.DevicePlugin", handlers)
 
 
+def _register(kubelet: Path, about: bytes) -> None:
+    """The kubelet dials back for ten seconds; on a busy machine that may be too short, and is tried again."""
+    import grpc
+
+    with grpc.insecure_channel(f"unix:{kubelet}") as channel:
+        for is_last in (False, False, True):
+            try:
+                channel.unary_unary(f"/{PACKAGE}.Registration/Register")(about)
+                return
+            except grpc.RpcError:
+                if is_last:
+                    raise
+
+
 def main(directory: Path, notes: Path, resource: str, devices: Sequence[str]) -> None:
     """Serve until killed."""
     import grpc
@@ -108,9 +122,8 @@ def main(directory: Path, notes: Path, resource: str, devices: Sequence[str]) ->
     server.add_generic_rpc_handlers((_served(devices, notes, known),))
     assert server.add_insecure_port(f"unix:{own}")
     server.start()
-    with grpc.insecure_channel(f"unix:{directory / KUBELET}") as channel:
-        about = known["RegisterRequest"](version=PACKAGE, endpoint=own.name, resource_name=resource)
-        channel.unary_unary(f"/{PACKAGE}.Registration/Register")(about.SerializeToString())
+    about = known["RegisterRequest"](version=PACKAGE, endpoint=own.name, resource_name=resource)
+    _register(directory / KUBELET, about.SerializeToString())
     print("registered", flush=True)
     server.wait_for_termination()
 

@@ -2,8 +2,8 @@
 Which of a pod's devices goes to which of its networks.
 
 Pure. The NAD's annotation names a resource; the pod's containers were handed devices of it. They go
-to the networks in order, as the environment variables in the pod have them (P-18), each to one. A
-selection may choose among them by `deviceID`; what it names beside them is not the pod's to take.
+to the networks in an order that does not change from call to call (P-18), each to one. A selection
+may choose among them by `deviceID`; what it names beside them is not the pod's to take.
 """
 
 from collections.abc import Mapping, Sequence

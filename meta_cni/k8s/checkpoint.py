@@ -3,8 +3,8 @@ The file in which the kubelet's device manager keeps what it handed out.
 
 It is written before a pod's sandbox is made, so it says what PodResources would, by the pod's UID.
 Two forms are about (pkg/kubelet/cm/devicemanager/checkpoint): device ids by NUMA node since
-Kubernetes 1.20, a plain list before. The checksum is over Go's memory and cannot be checked here;
-the file is replaced by rename, so it is never half written.
+Kubernetes 1.20, a plain list before. It is written out of maps, so its order says nothing. The checksum
+is over Go's memory and cannot be checked here; the file is replaced by rename, so it is never half written.
 """
 
 import json
@@ -19,7 +19,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def read(path: Path, uid: str) -> tuple[Allocated, ...] | None:
     """
-    The devices of a pod, in the order of the file; None when there is no file, or none of this boot.
+    The devices of a pod by the names of container and device; None when there is no file of this boot.
 
     Raises TryAgainLater when it cannot be read.
     """
@@ -35,7 +35,8 @@ def read(path: Path, uid: str) -> tuple[Allocated, ...] | None:
         if document.get("BootID", "") not in ("", BOOT_ID.read_text().strip()):
             return None
         entries = document["Data"]["PodDeviceEntries"] or []
-        return without_repeats(_devices(entries, uid, f"checkpoint {path}"))
+        found = _devices(entries, uid, f"checkpoint {path}")
+        return without_repeats(sorted(found, key=lambda each: (each.container, each.device_id)))
     except (AttributeError, KeyError, TypeError):
         raise TryAgainLater(f"read checkpoint {path}: expected Data.PodDeviceEntries") from None
 

@@ -3,8 +3,10 @@ Which devices the kubelet handed to a pod: PodResources v1, else the device mana
 
 PodResources (k8s.io/kubelet/pkg/apis/podresources/v1) is gRPC on a unix socket. Get tells one pod
 and is served from Kubernetes 1.34 on, before that behind a gate, whose refusal has no status of its
-own; List tells every pod of the node, by name and without UID. The checkpoint counts where nobody
-listens on the socket; a kubelet that listens and does not answer is waited for.
+own; List tells every pod of the node, by name and without UID. Containers come in the pod's order; the
+devices of one come out of a map, in another order each time, and are put in that of their names. The
+checkpoint counts where nobody listens on the socket; a kubelet that listens and does not answer is
+waited for.
 """
 
 import random
@@ -134,6 +136,7 @@ def _identity(pod: bytes) -> tuple[str, str]:
 def _devices(pod: bytes, source: str) -> Iterator[Allocated]:
     """PodResources.containers (3), their devices (2), each with a resource_name (1) and device_ids (2)."""
     for container in _members(pod, 3):
-        for devices in _members(container, 2):
-            for value in _members(devices, 2):
-                yield Allocated(_text(devices, 1), protobuf.text(value), _text(container, 1), source)
+        name = _text(container, 1)
+        told = ((_text(devices, 1), _members(devices, 2)) for devices in _members(container, 2))
+        found = [Allocated(each, protobuf.text(value), name, source) for each, ids in told for value in ids]
+        yield from sorted(found, key=lambda each: each.device_id)

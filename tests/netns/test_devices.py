@@ -22,7 +22,7 @@ RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
 SRIOV = "intel.com/sriov"
 SHARED = "rdma/hca_shared"
 ANSWER = """echo '{"cniVersion":"1.1.0"}'"""
-VFS = ["0000:03:02.1", "0000:03:02.0"]
+VFS = ["0000:03:02.0", "0000:03:02.1"]
 TOP = Path(__file__).parents[2]
 
 
@@ -78,7 +78,7 @@ def other(node: Node, container: str, netns_path: str, name: str = "q") -> dict[
     return {"CNI_CONTAINERID": container, "CNI_NETNS": netns_path, "CNI_ARGS": args}
 
 
-def test_networks_of_one_resource_get_a_device_each_in_the_kubelets_order(
+def test_networks_of_one_resource_get_a_device_each_by_their_names(
     worker: Node, pod: PodNetns, fake_kubelet: FakeKubelet
 ):
     """And a DEL brings them back without anybody's help."""

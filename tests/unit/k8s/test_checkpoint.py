@@ -16,7 +16,7 @@ CASES = sorted(path.name for path in GOLDEN.iterdir())
 
 @pytest.mark.parametrize("case", CASES)
 def test_devices_are_those_of_the_golden_case(case: str, golden: Callable[[Path, str], None], monkeypatch):
-    """By container, in the order of the file, each device once."""
+    """By container, by their names, each device once."""
     monkeypatch.chdir(GOLDEN / case)
 
     found = checkpoint.read(Path("checkpoint.json"), "u1")

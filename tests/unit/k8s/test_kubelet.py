@@ -20,7 +20,7 @@ from meta_cni.k8s.kubelet import Kubelet
 from tests.kubelet import FakeKubelet, pod
 
 SRIOV = "intel.com/sriov"
-VFS = ["0000:03:02.1", "0000:03:02.0"]
+VFS = ["0000:03:02.0", "0000:03:02.1"]
 ENTRY = {"PodUID": "u", "ContainerName": "app", "ResourceName": SRIOV, "DeviceIDs": {"0": ["0000:03:02.5"]}}
 
 
@@ -29,12 +29,12 @@ def ids(kubelet: Kubelet, name: str = "p", uid: str = "u") -> list[str]:
 
 
 @pytest.mark.parametrize("served", ["served", "disabled", "absent"])
-def test_devices_come_in_the_order_of_the_kubelet(fake_kubelet: FakeKubelet, served: str):
-    """Container by container: the order of the environment variables in the pod (P-18)."""
+def test_devices_come_container_by_container_by_their_names(fake_kubelet: FakeKubelet, served: str):
+    """The kubelet tells those of a container in any order, another one each time: P-18."""
     others = [pod(("app", [(SRIOV, ["0000:03:02.7"])]), name="p", namespace=each) for each in ("a", "b")]
     containers = (
         ("sidecar", [(SRIOV, VFS[:1]), ("vendor.com/nic", ["mlx5_core.sf.4"])]),
-        ("app", [(SRIOV, VFS[1:]), (SRIOV, VFS[:1])]),
+        ("app", [(SRIOV, ["0000:03:02.3"]), (SRIOV, VFS[1:]), (SRIOV, VFS[:1]), (SRIOV, ["0000:03:02.2"])]),
         ("idle", []),
     )
     fake_kubelet.answer(others[0], pod(*containers), others[1], get=served)
@@ -45,7 +45,7 @@ def test_devices_come_in_the_order_of_the_kubelet(fake_kubelet: FakeKubelet, ser
     expected = [
         (SRIOV, VFS[0], "sidecar"),
         ("vendor.com/nic", "mlx5_core.sf.4", "sidecar"),
-        (SRIOV, VFS[1], "app"),
+        *((SRIOV, each, "app") for each in (VFS[1], "0000:03:02.2", "0000:03:02.3")),
     ]
     assert expected == [(each.resource, each.device_id, each.container) for each in found.devices]
     assert {f"kubelet {fake_kubelet.socket}"} == {each.source for each in found.devices}
