@@ -53,6 +53,7 @@ from meta_cni.k8s.file_store import FileStore
 from meta_cni.k8s.kubelet import Kubelet
 from meta_cni.k8s.late_status import LateStatuses
 from meta_cni.k8s.store import Store
+from meta_cni.k8s.untold import DIRECTORY, Untold
 from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.logs import log_to
@@ -108,7 +109,8 @@ class Memory:
         self._is_remembering = is_remembering
         self._node = node
         self._following: dict[str, Following] = {}
-        self._late: dict[str, LateStatuses] = {}
+        self._late: dict[tuple[str, str], LateStatuses] = {}
+        """By cluster and state directory."""
         self._lock = threading.Lock()
 
     def learn(self, network: str, addresses: ipam.Addresses) -> None:
@@ -155,23 +157,38 @@ class Memory:
             if known is None:
                 server = self.server(kubeconfig)
                 known = self._following[kubeconfig] = Following(server, self._node)
-                self._late[kubeconfig] = LateStatuses(ApiStore(server))
                 known.start()
             return known
 
-    def late(self, kubeconfig: str) -> LateStatuses | None:
-        """What a cluster that is followed has still to be told."""
-        return self._late.get(kubeconfig)
+    def late(self, kubeconfig: str, cni_dir: str) -> LateStatuses | None:
+        """What a cluster has still to be told, another daemon's too; None when it is not followed."""
+        following = self.follow(kubeconfig)
+        if following is None:
+            return None
+        with self._lock:
+            known = self._late.get((kubeconfig, cni_dir))
+            if known is None:
+                untold = Untold(Path(cni_dir) / DIRECTORY)
+                store = ApiStore(following.server, is_trying_again=False)
+                known = self._late[kubeconfig, cni_dir] = LateStatuses(store, untold, kubeconfig)
+                known.start()
+            return known
 
-    def clusters(self) -> list[tuple[Following, LateStatuses]]:
+    def clusters(self) -> list[Following]:
         """Every cluster that is followed."""
         with self._lock:
-            return [(following, self._late[each]) for each, following in self._following.items()]
+            return list(self._following.values())
+
+    def late_statuses(self) -> list[LateStatuses]:
+        """What all of them have still to be told."""
+        with self._lock:
+            return list(self._late.values())
 
     def stop(self) -> None:
         """Follow no cluster any more, and tell them what is left."""
-        for following, late in self.clusters():
+        for following in self.clusters():
             following.stop(STOP_S)
+        for late in self.late_statuses():
             late.stop(STOP_S)
 
 
@@ -202,7 +219,8 @@ def engine_of(
     """An engine for one request; `store` counts instead of the configuration's."""
     memory.state_directories.add(settings.cni_dir)
     cluster = timeline.cluster = cluster_of(settings)
-    late = None if cluster is None else memory.late(cluster)
+    is_telling = request.command == "ADD" and cluster is not None
+    late = memory.late(cluster or "", settings.cni_dir) if is_telling else None
     path = tuple(dict.fromkeys((settings.bin_dir, *request.path)))
     world = World(
         store=store or (store_of(settings, memory) if request.command in ("ADD", "STATUS") else None),

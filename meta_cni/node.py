@@ -118,6 +118,7 @@ class Node:
             limits,
             prepare=partial(_clear_up, self.spool, f"{DAEMON}={mark}"),
             errands=self._errands,
+            ready=self._tell_late,
             finish=self._finish,
         )
 
@@ -152,6 +153,15 @@ class Node:
         cluster = compose.cluster_of(_settings_of(self.wanted.options))
         if cluster is not None:
             self.memory.follow(cluster)
+
+    def _tell_late(self) -> None:
+        """What the daemon before this one could not; what has a DEL in the spool is gone by now."""
+        if self.wanted.options is None:
+            return
+        settings = _settings_of(self.wanted.options)
+        cluster = compose.cluster_of(settings)
+        if cluster is not None:
+            self.memory.late(cluster, settings.cni_dir)
 
     def tell(self, variables: Mapping[str, str], timeline: Timeline, error: CNIError | None) -> None:
         """Keep it until the caller has his answer."""
@@ -188,7 +198,7 @@ class Node:
         if self.generator is not None and self.generator.problem():
             found.append(self.generator.problem())
         found.extend(filter(None, (each.problem() for each in self.memory.kubelets.copy().values())))
-        for following, _ in self.memory.clusters():
+        for following in self.memory.clusters():
             found.extend(following.problems())
         return found + [
             f"write the ledger in {each}: expected a directory that can be written"
@@ -236,7 +246,7 @@ class Node:
     def _cluster_readings(self) -> Iterator[Reading]:
         """Of the API server: one, as a rule."""
         calls: Counter[tuple[str, str, str]] = Counter()
-        for following, late in self.memory.clusters():
+        for following in self.memory.clusters():
             calls.update(following.server.tally.read())
             for kind, informer in following.informers.items():
                 labels = {"resource": kind.value.plural}
@@ -246,8 +256,9 @@ class Node:
                 yield Reading("meta_cni_informer_is_well", text, int(not informer.problem()), labels)
                 text = "Times that everything was listed"
                 yield Reading("meta_cni_informer_lists", text, informer.lists, labels, is_counter=True)
+        if late := self.memory.late_statuses():
             text = "Pods whose network-status waits for the API server"
-            yield Reading("meta_cni_late_statuses", text, late.waiting)
+            yield Reading("meta_cni_late_statuses", text, sum(each.waiting for each in late))
         for (verb, plural, code), count in calls.items():
             labels = {"verb": verb, "resource": plural, "code": code}
             text = "Calls of the API server, by HTTP status code"

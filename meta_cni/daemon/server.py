@@ -190,18 +190,21 @@ class Server:
         *,
         prepare: Callable[[], object] = lambda: None,
         errands: Callable[[], Sequence[Errand]] = tuple,
+        ready: Callable[[], object] = lambda: None,
         finish: Callable[[], object] = lambda: None,
     ) -> None:
         """
         `prepare` is called when no other daemon is left; `errands` tells what is to be done by now.
 
-        `finish` is called by a worker when a call has been answered, or an errand done.
+        `ready` is called when the first of them are done, and callers are heard; `finish` by a worker
+        when a call has been answered, or an errand done.
         """
         self.path = path
         self.handle = handle
         self.limits = limits or Limits()
         self.prepare = prepare
         self.errands = errands
+        self.ready = ready
         self.finish = finish
         self._on_errands: set[str] = set()
         """Sandboxes whose errand is not done yet."""
@@ -271,6 +274,7 @@ class Server:
                 each.start()
             self._do_errands_first()
             with listening(self.path) as listener:
+                self.ready()
                 is_lost = not self._listen(listener, poll)
             self._hang_up(poll)
             self.queue.close()

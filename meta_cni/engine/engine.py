@@ -36,6 +36,7 @@ from meta_cni.engine.ledger import Entry, Ledger, Record
 from meta_cni.engine.networks import Networks
 from meta_cni.engine.plan import Choose, Plan, Wanted, build
 from meta_cni.engine.selection import DEFAULT_NETWORK, NETWORKS, Selection, parse
+from meta_cni.k8s import untold
 from meta_cni.k8s.allocation import Allocation
 from meta_cni.k8s.store import Conflict, Kind, NotFound, Store
 from meta_cni.linux import netns
@@ -57,10 +58,10 @@ LOG = logging.getLogger("meta_cni")
 
 
 class Later(Protocol):
-    """Merge patches of pods' statuses, for a store that is away."""
+    """Pods' statuses, for a store that is away; what the engine's own `untold` drops is told to nobody."""
 
-    def put(self, namespace: str, name: str, patch: Mapping[str, object]) -> None:
-        """Keep it; never waits, and never raises."""
+    def put(self, status: untold.Status) -> None:
+        """Keep it, over a restart too; never waits for the store. Raises IOFailure."""
         ...
 
     def is_waiting(self, namespace: str, name: str) -> bool:
@@ -101,6 +102,7 @@ class Engine:
         self.settings = settings
         self.world = world
         self.ledger = Ledger(Path(settings.cni_dir) / "ledger")
+        self.untold = untold.Untold(Path(settings.cni_dir) / untold.DIRECTORY)
         self.networks = Networks(settings, world.store)
 
     def add(self, request: Request, runtime_config: Mapping[str, object], previous: Result | None) -> Result:
@@ -148,7 +150,7 @@ class Engine:
             self.ledger.complete(entry, tuple(_completed(records, done)))
             self.world.timeline.mark("ledger")
             attached = _attached(records, done)
-            self._tell(pod, previous, attached)
+            self._tell(request, pod, previous, attached)
             self.world.timeline.made.extend(_made(attached))
             self.world.timeline.mark("status")
             return status.merged(previous, attached, self.settings.result)
@@ -166,6 +168,7 @@ class Engine:
         left, errors = execute.undo(records, self.world.construct, namespaces)
         kept = tuple(each for each in entry.records if each.request != records[0].request) if records else ()
         try:
+            self._tell_nobody(records)
             self.ledger.write(replace(entry, records=(*kept, *left)))
         except CNIError as error:
             return (*errors, error)
@@ -340,7 +343,9 @@ class Engine:
             )
         return entry
 
-    def _tell(self, pod: "Pod", previous: Result | None, attached: list[status.Attached]) -> None:
+    def _tell(
+        self, request: Request, pod: "Pod", previous: Result | None, attached: list[status.Attached]
+    ) -> None:
         """Patch the pod's network-status, unless it says the same already."""
         if self.world.store is None or pod.document is None:
             return
@@ -349,7 +354,7 @@ class Engine:
         text = indented(entries)
         later = self.world.later
         if later is not None and later.is_waiting(pod.namespace, pod.name):
-            later.put(pod.namespace, pod.name, _status_patch(pod, text))
+            later.put(_untold(request, pod, text))
             return
         if pod.annotations.get(status.NETWORK_STATUS) == text:
             return
@@ -358,7 +363,7 @@ class Engine:
         except TryAgainLater as error:
             if later is None or isinstance(error, PodGone):
                 raise
-            later.put(pod.namespace, pod.name, _status_patch(pod, text))
+            later.put(_untold(request, pod, text))
             LOG.warning("pod %s: network-status is told later: %s", pod.reference, error.message)
 
     def _patch(self, store: Store, pod: "Pod", text: str) -> None:
@@ -380,8 +385,10 @@ class Engine:
             try:
                 entry = self.ledger.read(request.container_id)
             except DamagedEntry as error:
+                self.untold.drop(request.container_id, request.interface)
                 raise self._salvaged(request, error) from None
             if entry is None:
+                self.untold.drop(request.container_id, request.interface)
                 self.ledger.remove(request.container_id)
                 return
             records = entry.of_request(request.interface)
@@ -395,6 +402,7 @@ class Engine:
         """Undo some records of an entry, and write what is left of it."""
         if not records:
             return ()
+        self._tell_nobody(records)
         with Namespaces(path) as asked:
             _refuse_own(asked)
         with Namespaces(path or records[0].netns, records[0].netns_identity) as namespaces:
@@ -402,6 +410,11 @@ class Engine:
         done = tuple(each for each in records if each not in left)
         self.ledger.write(entry.without(done))
         return errors
+
+    def _tell_nobody(self, records: tuple[Record, ...]) -> None:
+        """Of requests whose undoing was asked for."""
+        for container_id, request in {(each.container_id, each.request) for each in records}:
+            self.untold.drop(container_id, request)
 
     def _salvaged(self, request: Request, error: DamagedEntry) -> CNIError:
         """Undo what can be found without the entry, and report; the next DEL finds no entry."""
@@ -553,6 +566,12 @@ def _status_patch(pod: Pod, text: str) -> dict[str, object]:
     """A merge patch; the UID in it is a condition."""
     uid = {"uid": pod.uid} if pod.uid else {}
     return {"metadata": {**uid, "annotations": {status.NETWORK_STATUS: text}}}
+
+
+def _untold(request: Request, pod: Pod, text: str) -> untold.Status:
+    """What the pod is to be told when its store is back."""
+    patch = _status_patch(pod, text)
+    return untold.Status(request.container_id, request.interface, pod.namespace, pod.name, patch)
 
 
 def _require_still_there(store: Store, pod: Pod) -> None:

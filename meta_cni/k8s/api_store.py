@@ -328,9 +328,21 @@ def _reason_of(error: BaseException) -> str:
 class ApiStore:
     """The objects of a cluster."""
 
-    def __init__(self, server: Server, allowance_s: float = ALLOWANCE_S, *, is_shared: bool = False) -> None:
-        """`allowance_s` is for each call, or for all calls together when it is shared."""
+    def __init__(
+        self,
+        server: Server,
+        allowance_s: float = ALLOWANCE_S,
+        *,
+        is_shared: bool = False,
+        is_trying_again: bool = True,
+    ) -> None:
+        """
+        `allowance_s` is for each call, or for all calls together when it is shared.
+
+        Not `is_trying_again`: what passes is raised as well, for who looks first whether it is still wanted.
+        """
         self.server = server
+        self._is_trying_again = is_trying_again
         self._allowance_s = allowance_s
         self._shared = Allowance(allowance_s) if is_shared else None
 
@@ -469,7 +481,7 @@ class ApiStore:
             unsure += outcome.is_unsure
             reason = outcome.reason
             pause_s = _pause(tries, outcome.after_s)
-            if pause_s >= allowance.left_s:
+            if pause_s >= allowance.left_s or not self._is_trying_again:
                 allowance.left_s = 0.0  # nor would what is asked next be answered
                 break
             with allowance.spending():

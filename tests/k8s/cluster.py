@@ -45,8 +45,10 @@ PATHS = {
 class Cluster:
     """It serves while the block runs; stop() and start() keep its objects and its port."""
 
-    def __init__(self, assets: Assets, directory: Path) -> None:
+    def __init__(self, assets: Assets, directory: Path, *arguments: str) -> None:
+        """`arguments` are the API server's, beside our own."""
         self.directory = directory
+        self._arguments = arguments
         self.authority = Authority()
         self._assets = assets
         self._administrator = self.authority.issue("administrator", "system:masters")
@@ -83,6 +85,11 @@ class Cluster:
         return f"https://{ADDRESS}:{self._port}"
 
     @property
+    def port(self) -> int:
+        """Where it serves, on loopback."""
+        return self._port
+
+    @property
     def resident_bytes(self) -> int:
         """What both programs have in memory."""
         running = [each for each in (self._etcd, self._server) if each is not None]
@@ -104,6 +111,23 @@ class Cluster:
             self._server.kill()
             self._server.wait(STOP_S)
             self._server = None
+
+    def compact(self) -> None:
+        """Let etcd forget every change so far, as the API server asks of it every five minutes."""
+        revision = self._ask_etcd("range", {"key": "AA=="})["header"]["revision"]
+        self._ask_etcd("compaction", {"revision": revision, "physical": True})
+
+    def _ask_etcd(self, call: str, body: Object) -> Object:
+        connection = http.client.HTTPConnection(ADDRESS, self._etcd_port, timeout=30)
+        try:
+            connection.request("POST", f"/v3/kv/{call}", json.dumps(body))
+            answer = connection.getresponse()
+            found: Object = json.loads(answer.read())
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise RuntimeError(f"ask etcd for {call}: {found}")
+        return found
 
     def ask(
         self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
@@ -215,6 +239,7 @@ class Cluster:
             "--authorization-mode=RBAC",
             "--allow-privileged",
             "--disable-admission-plugins=ServiceAccount",  # nobody makes the accounts that it wants
+            *self._arguments,
         ]
 
 

@@ -56,6 +56,19 @@ def test_a_storm_of_429_ends_with_the_allowance(stand_in: StandIn, store: ApiSto
         store.within(1.5).get(Kind.POD, "ns", "p")
 
 
+def test_who_tries_again_himself_has_one_try(stand_in: StandIn, store: ApiStore):
+    """What waits for a server looks first whether it is still wanted."""
+    stand_in.put(Kind.POD, POD)
+    stand_in.fail(503, 1)
+    single = ApiStore(store.server, is_trying_again=False)
+
+    with pytest.raises(TryAgainLater, match="503 a fault: given up after 1 try"):
+        single.patch(Kind.POD, "ns", "p", PATCH)
+
+    assert 1 == len(stand_in.asked("patch"))
+    single.patch(Kind.POD, "ns", "p", PATCH)
+
+
 def test_all_calls_of_a_request_share_one_allowance(stand_in: StandIn, store: ApiStore):
     """Eight networks must not wait eight times as long as one."""
     stand_in.fail(503, 100)

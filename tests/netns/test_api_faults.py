@@ -16,6 +16,7 @@ from pytest_mock import MockerFixture
 from meta_cni import compose
 from meta_cni.k8s.cached_store import Following
 from meta_cni.k8s.store import Kind
+from meta_cni.k8s.untold import Status
 from tests.k8s.stand_in import StandIn
 from tests.netns.conftest import Node
 from tests.netns.daemons import until
@@ -104,6 +105,10 @@ class Cluster:
     def addresses(self) -> list[str]:
         """What host-local has given out."""
         return [each.name for each in (self.node.root / "ipam").rglob("10.*")]
+
+    def untold(self) -> list[str]:
+        """What waits for the server, over a restart too."""
+        return sorted(each.name for each in (self.node.root / "state").glob("untold/*"))
 
     def calls(self) -> list[str]:
         """What the server was asked for since it was followed, watches aside."""
@@ -257,7 +262,58 @@ def test_while_the_server_is_away_known_pods_live(cluster: Cluster):
 
     cluster.stand_in.start()
     until(lambda: ["eth0", "net1"] == cluster.told())
-    until(lambda: not any(late.waiting for _, late in cluster.memory.clusters()))
+    until(lambda: not cluster.untold())
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_pod_that_was_detached_is_not_told_when_the_server_is_back(cluster: Cluster):
+    """Its networks are gone; nothing waits, in memory or in a file."""
+    cluster.pod("a")
+    following = cluster.follow()
+    cluster.stand_in.stop()
+    until(following.problems)
+    cluster.add()
+    assert ["sandbox:eth0"] == cluster.untold()
+
+    cluster.call("DEL")
+
+    assert [] == cluster.untold()
+    cluster.stand_in.start()
+    until(lambda: not any(each.waiting for each in cluster.memory.late_statuses()))
+    assert [] == cluster.told()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_pod_that_gc_detached_is_not_told_either(cluster: Cluster):
+    """GC knows sandboxes by the ledger, and pods not at all."""
+    cluster.pod("a")
+    following = cluster.follow()
+    cluster.stand_in.stop()
+    until(following.problems)
+    cluster.add()
+    assert ["sandbox:eth0"] == cluster.untold()
+    cluster.node.settings["cni.dev/valid-attachments"] = []
+
+    assert ({}, 0) == cluster.call("GC")
+
+    assert [] == cluster.untold()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_status_that_cannot_be_kept_fails_the_add(cluster: Cluster):
+    """Nothing is left of it: the runtime tries again."""
+    cluster.pod("a")
+    following = cluster.follow()
+    cluster.stand_in.stop()
+    until(following.problems)
+    (cluster.node.root / "state").mkdir(exist_ok=True)
+    (cluster.node.root / "state" / "untold").write_text("a file in its place")
+
+    answer, code = cluster.call("ADD")
+
+    assert (1, 5) == (code, answer["code"]), answer
+    assert "write untold status" in answer["msg"]
+    assert ([], []) == (cluster.node.pod.links(), cluster.addresses())
 
 
 @pytest.mark.usefixtures("hurried")
@@ -342,10 +398,11 @@ def test_a_status_that_waits_is_not_overtaken(cluster: Cluster):
     """A newer one goes behind it, whether or not the server is back."""
     cluster.pod("a")
     cluster.follow()
-    late = cluster.memory.late(cluster.kubeconfig)
+    late = cluster.memory.late(cluster.kubeconfig, str(cluster.node.root / "state"))
     assert late is not None
     cluster.stand_in.forbidden.add(("patch", "pods/status"))
-    late.put("telco", "p", {"metadata": {"uid": cluster.uid, "annotations": {STATUS: "[]"}}})
+    patch = {"metadata": {"uid": cluster.uid, "annotations": {STATUS: "[]"}}}
+    late.put(Status("of the sandbox before", "eth0", "telco", "p", patch))
 
     cluster.add()
     cluster.stand_in.forbidden.clear()

@@ -18,6 +18,7 @@ from meta_cni.daemon import install, wire
 from meta_cni.daemon.install import Installation, Places, Shim
 from meta_cni.daemon.wire import Call
 from meta_cni.engine.ledger import Entry, Executed, Ledger, Record
+from meta_cni.k8s.untold import Status, Untold
 
 SOURCES = Path(shim_package.__file__).parent
 PYTHON = (SOURCES / "shim.py").read_bytes()
@@ -434,6 +435,8 @@ def test_what_waits_and_what_is_attached_stays_and_is_told(places: Places):
     ledger.write(entry("a"))
     ledger.write(entry("c"))
     ledger.set_aside("c")
+    untold = Untold(places.cni_dir / "untold")
+    untold.put(Status("a", "eth0", "telco", "p", {}))
 
     outcome = install.uninstall(places)
 
@@ -445,6 +448,7 @@ def test_what_waits_and_what_is_attached_stays_and_is_told(places: Places):
         f"1 damaged entries are in {directory}/damaged: they stay",
     ) == outcome.told
     assert ledger.read("a") == entry("a")
+    assert ["p"] == [each.name for each in untold.read()]
     assert 1 == len(ledger.damaged())
     assert (places.spool / "1.request").exists()
     assert not places.state.exists()
