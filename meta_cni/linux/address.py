@@ -5,10 +5,11 @@ An address that an IPAM handed out is nobody else's: with IFA_F_NODAD it works a
 the one to two seconds of IPv6 duplicate address detection.
 """
 
+import errno
 import socket as sockets
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from meta_cni.cni.result import Address as IPAddress
@@ -18,8 +19,8 @@ from meta_cni.linux.netlink import HEADER, NLM_F_CREATE, NLM_F_EXCL, Request, So
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22  # <linux/rtnetlink.h>
 IFADDRMSG = struct.Struct("=BBBBI")  # struct ifaddrmsg, <linux/if_addr.h>
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
-IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
+IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_CACHEINFO, IFA_FLAGS = 1, 2, 3, 4, 6, 8
+IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE, IFA_F_PERMANENT = 0x02, 0x08, 0x40, 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,12 @@ class Address:
     address: InterfaceAddress
     is_tentative: bool = False
     is_duplicate: bool = False
+    is_permanent: bool = True
+    """Nobody has to prolong it."""
+    scope: int = 0
+    """RT_SCOPE_*, <linux/rtnetlink.h>: how far away it is known."""
+    message: bytes = field(default=b"", repr=False, compare=False)
+    """As it came, with what has no field here."""
 
     @property
     def ip(self) -> IPAddress:
@@ -56,6 +63,21 @@ def add(index: int, address: InterfaceAddress, *, is_nodad: bool = True) -> Requ
     return Request(f"add address {address}", message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL)
 
 
+def copy(found: Address, index: int) -> Request:
+    """
+    Put a link's address on another link, for ever, with its peer, broadcast address and metric.
+
+    Its label is the other link's name. One that is there already is left as it is.
+    """
+    family, prefix_length, _, scope, _ = IFADDRMSG.unpack_from(found.message, HEADER.size)
+    is_nodad = family == sockets.AF_INET6
+    body = IFADDRMSG.pack(family, prefix_length, IFA_F_NODAD if is_nodad else 0, scope, index)
+    body += pack.without(found.message, HEADER.size + IFADDRMSG.size, IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS)
+    body += pack.u32(IFA_FLAGS, IFA_F_NODAD) if is_nodad else b""
+    there = frozenset((errno.EEXIST,))
+    return Request(f"add address {found.address}", body, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, there)
+
+
 def delete(index: int, address: InterfaceAddress) -> Request:
     """Take an address off a link."""
     return Request(f"delete address {address}", _message(index, address), RTM_DELADDR)
@@ -69,7 +91,7 @@ def dump(socket: Socket, index: int = 0) -> Sequence[Address]:
 
 
 def _parse(body: bytes) -> Address:
-    _, prefix_length, short_flags, _, index = IFADDRMSG.unpack_from(body, HEADER.size)
+    _, prefix_length, short_flags, scope, index = IFADDRMSG.unpack_from(body, HEADER.size)
     found = pack.attributes(body, HEADER.size + IFADDRMSG.size)
     own = ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
     flags = pack.number(found.get(IFA_FLAGS)) or short_flags
@@ -78,6 +100,9 @@ def _parse(body: bytes) -> Address:
         address=interface_address(own, prefix_length),
         is_tentative=bool(flags & IFA_F_TENTATIVE),
         is_duplicate=bool(flags & IFA_F_DADFAILED),
+        is_permanent=bool(flags & IFA_F_PERMANENT),
+        scope=scope,
+        message=body,
     )
 
 

@@ -19,6 +19,7 @@ from meta_cni.cni.errors import CheckFailed, KernelError
 from meta_cni.cni.result import DNS, Address, IPConfig, Result
 from meta_cni.cni.result import Route as ResultRoute
 from meta_cni.linux import address, link, route, rule, sysctl, vrf
+from meta_cni.linux.layer3 import NOTHING, Layer3
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.route import RT_SCOPE_LINK, RT_TABLE_MAIN, Route
@@ -34,19 +35,34 @@ TARGET_LINK_LAYER_ADDRESS = 2
 IPV6_MULTICAST_HOPS = 18  # <linux/in6.h>
 
 
+RTPROT_TAKEN = 110
+"""The protocol of rules that came along with a link; none of iproute2's rt_protos, and no kernel's."""
+
+
 def configure(
-    namespaces: Namespaces, found: Link, result: Result, *, is_nodad: bool = True, is_up: bool = True
+    namespaces: Namespaces,
+    found: Link,
+    result: Result,
+    *,
+    is_nodad: bool = True,
+    is_up: bool = True,
+    taken: Layer3 = NOTHING,
 ) -> Link:
     """
     Set the result's addresses and routes on a link of the pod, in one batch; raises KernelError.
 
+    `taken` is what the link brings along: its addresses come before the result's, whose routes may
+    need them, and its routes after the result's, which are asked first then.
+
     Of `found` only index and name are needed; the link is answered as it is then.
     """
-    if any(each.address.version == 6 for each in result.ips):
+    if taken.has_ipv6 or any(each.address.version == 6 for each in result.ips):
         namespaces.run(lambda: _enable_ipv6(found.name))
     batch = [link.set_link(found.index, is_up=True)] if is_up else []
+    batch += taken.addresses_on(found.index)
     batch += [address.add(found.index, each.address, is_nodad=is_nodad) for each in result.ips]
     batch += [route.add(each, append=True) for each in routes_of(found.index, result)]
+    batch += [*taken.routes_by(found.index), *taken.rules_of(RTPROT_TAKEN)]
     *_, reply = namespaces.pod.request([*batch, link.look_up_index(found.index)])
     return link.found_in(reply)
 

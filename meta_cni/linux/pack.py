@@ -76,6 +76,11 @@ def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
+def without(data: bytes, offset: int, *kinds: int) -> bytes:
+    """The attributes of a message from an offset on, but for some."""
+    return b"".join(attribute(kind, value) for kind, value in split(data, offset) if kind not in kinds)
+
+
 def number(value: bytes | None) -> int:
     """A number of 32 bits; 0 where there is no such attribute."""
     return int(struct.unpack("=I", value)[0]) if value else 0

@@ -8,7 +8,7 @@ import errno
 import socket as sockets
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
 from meta_cni.cni.errors import KernelError
@@ -20,10 +20,10 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26  # <linux/rtnetlink.h>
 RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 RTNEXTHOP = struct.Struct("=HBBi")  # struct rtnexthop
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
-RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 9, 15, 18
+RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_NH_ID = 9, 12, 15, 18, 30
 RTAX_MTU, RTAX_ADVMSS = 2, 8
-RT_TABLE_COMPAT, RT_TABLE_MAIN = 252, 254
-RTPROT_BOOT = 3
+RT_TABLE_COMPAT, RT_TABLE_MAIN, RT_TABLE_LOCAL = 252, 254, 255
+RTPROT_KERNEL, RTPROT_BOOT, RTPROT_RA = 2, 3, 9
 RTNH_F_ONLINK = 4
 RTN_UNICAST = 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST, RT_SCOPE_NOWHERE = 0, 253, 254, 255
@@ -52,6 +52,8 @@ class Route:
     """The gateway is taken as a neighbour, whatever the addresses of the interface say."""
     hops: int = 1
     """How many next hops the kernel's route has that this is one of."""
+    message: bytes = field(default=b"", repr=False, compare=False)
+    """As it came, with what has no field here."""
 
 
 def _message(route: Route) -> bytes:
@@ -105,6 +107,17 @@ def add(route: Route, *, append: bool = False) -> Request:
     """Add a route; with `append` another next hop may be there already."""
     flags = NLM_F_CREATE | (NLM_F_APPEND if append else NLM_F_EXCL)
     return Request(f"add {_told(route)}", _message(route), RTM_NEWROUTE, flags)
+
+
+def copy(found: Route, index: int) -> Request:
+    """Set a link's route, of one next hop, by another link, beside what is there; with all its attributes."""
+    head = HEADER.size
+    *most, flags = RTMSG.unpack_from(found.message, head)
+    body = RTMSG.pack(*most, flags & RTNH_F_ONLINK)
+    body += pack.without(found.message, head + RTMSG.size, RTA_OIF, RTA_CACHEINFO, RTA_NH_ID)
+    body += pack.u32(RTA_OIF, index)
+    there = frozenset((errno.EEXIST,))
+    return Request(f"add {_told(found)}", body, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, there)
 
 
 def delete(route: Route) -> Request:
@@ -175,6 +188,7 @@ def _parse(body: bytes) -> list[Route]:
             source=ip_address(source) if source else None,
             is_on_link=bool(hop_flags & RTNH_F_ONLINK),
             hops=len(hops),
+            message=body,
         )
         for hop_flags, index, hop in hops
     ]

@@ -8,7 +8,7 @@ whoever removes rules can leave alone what others made.
 import errno
 import socket as sockets
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from meta_cni.cni.result import Address, Network
@@ -21,6 +21,7 @@ HEAD = struct.Struct("=BBBBBxxBI")  # struct fib_rule_hdr, <linux/fib_rules.h>
 FRA_SRC, FRA_PRIORITY, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_PAD, FRA_PROTOCOL = 2, 6, 14, 15, 18, 21
 FR_ACT_TO_TBL = 1
 FIB_RULE_INVERT = 2
+GONE = frozenset((errno.ENOENT,))
 NOT_SUPPRESSED = b"\xff" * 4  # -1: the kernel's word for none
 BY_SOURCE = frozenset((FRA_SRC, FRA_PRIORITY, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_PAD, FRA_PROTOCOL))
 """The attributes of a rule that asks for the source alone."""
@@ -40,6 +41,8 @@ class Rule:
     """Who made it."""
     is_by_source: bool = True
     """It asks for the source, and for nothing else."""
+    message: bytes = field(default=b"", repr=False, compare=False)
+    """As it came, with what else it asks for."""
 
     def is_from(self, ip: Address) -> bool:
         """Does it ask for this source alone?"""
@@ -82,8 +85,26 @@ def add(rule: Rule) -> Request:
 
 def delete(rule: Rule) -> Request:
     """Delete a rule by source; gone is success."""
-    gone = frozenset((errno.ENOENT,))
-    return Request(f"delete {_told(rule)}", _message(rule), RTM_DELRULE, tolerate=gone)
+    return Request(f"delete {_told(rule)}", _message(rule), RTM_DELRULE, tolerate=GONE)
+
+
+def copy(found: Rule, protocol: int) -> Request:
+    """Add a rule of another namespace, whatever it asks for, as made by `protocol`; unless it is there."""
+    body = _as_it_is(found, FRA_PROTOCOL) + pack.u8(FRA_PROTOCOL, protocol)
+    there = frozenset((errno.EEXIST,))
+    return Request(f"add {_told(found)}", body, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, there)
+
+
+def delete_found(found: Rule) -> Request:
+    """Delete a rule as the kernel told it, whatever it asks for; gone is success."""
+    return Request(f"delete {_told(found)}", _as_it_is(found), RTM_DELRULE, tolerate=GONE)
+
+
+def _as_it_is(found: Rule, *without: int) -> bytes:
+    """Without what the kernel tells of its interfaces at the moment."""
+    *most, flags = HEAD.unpack_from(found.message, HEADER.size)
+    attributes = pack.without(found.message, HEADER.size + HEAD.size, FRA_PAD, *without)
+    return HEAD.pack(*most, flags & FIB_RULE_INVERT) + attributes
 
 
 def dump(socket: Socket) -> list[Rule]:
@@ -108,4 +129,5 @@ def _parse(body: bytes) -> Rule:
         and not (other_length or tos or flags & FIB_RULE_INVERT)
         and suppressed == NOT_SUPPRESSED
         and BY_SOURCE.issuperset(found),
+        message=body,
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meta_cni.linux import vlan
+from meta_cni.linux import pack, vlan
 from meta_cni.linux.codec import ifinfmsg
 from meta_cni.linux.netlink import Request, encode
 
@@ -45,3 +45,12 @@ def test_vlans_of_a_port(tagged: Any, native: int, infos: list[tuple[int, int]])
 
     expected = by_codec(ifinfmsg, {"family": 7, "index": 3}, specification, request)
     assert expected == packed(request)
+
+
+def test_a_message_goes_on_without_some_of_its_attributes():
+    """What is left is as it was, nested attributes and padding included."""
+    nested = pack.nested(8, pack.u32(2, 1400))
+    message = b"head" + pack.text(3, "eth0") + nested + pack.u8(20, 1) + pack.u32(8, 7)
+
+    assert nested + pack.u8(20, 1) + pack.u32(8, 7) == pack.without(message, 4, 3)
+    assert pack.text(3, "eth0") == pack.without(message, 4, 8, 20)
