@@ -6,26 +6,32 @@ can bring back what the other moved. A device is never lost: whatever fails, it 
 node under its name, up if it was. Unlike the reference: one message moves, names and marks it,
 a DEL brings back what there is to be brought back and releases the addresses in any case, a link
 in the pod that nobody moved there is left alone, and DNS of the IPAM is kept.
+
+With `useInterfaceNetwork` its addresses and routes on the node, and the rules by these addresses,
+come along. A DEL brings none of it back, as the reference does not: whoever set it up on the node
+does so again. Unlike the reference: it is on the node again where an ADD fails, the rules go with
+DEL, IPv6 needs not be on in the pod, a route never comes before the way to its gateway.
 """
 
 import errno
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import AlreadyAttached, BadConfig, CNIError, KernelError, NetnsGone
 from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import MAC, Attachment, Valid, unimplemented
-from meta_cni.linux import configure, device, link
+from meta_cni.delegate import MAC, Attachment, Valid, undo, unimplemented
+from meta_cni.linux import configure, device, layer3, link
+from meta_cni.linux.layer3 import Layer3
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import random_suffix
 
 LOG = logging.getLogger("meta_cni")
-KEYS = ("device", "hwaddr", "kernelpath", "pciBusID", "deviceID")
+KEYS = ("device", "hwaddr", "kernelpath", "pciBusID", "deviceID", "useInterfaceNetwork")
 """deviceID is what a meta plugin puts beside pciBusID; it says the same."""
 KERNEL_PATHS = "/sys/devices/"
 
@@ -43,6 +49,7 @@ class HostDevice:
         self.kernel_path = section.string("kernelpath")
         handed = runtime.string("deviceID") if runtime is not None else ""
         self.address = handed or section.string("pciBusID")
+        self.takes_network = section.boolean("useInterfaceNetwork")
         if not (self.name or self.mac or self.kernel_path or self.address):
             raise BadConfig(
                 f'{config.where}: specify either "device", "hwaddr", "kernelpath" or "pciBusID": '
@@ -56,6 +63,7 @@ class HostDevice:
     def add(self, previous: Result | None) -> Result:
         """Move the link into the pod, with its addresses; one that is driven by a program stays."""
         found = None if self._is_driven_by_program() else self._find()
+        taken = self._taken(found)
         addresses = self.attachment.addresses.acquire()
         result = replace(
             configure.with_gateways(addresses),
@@ -65,10 +73,23 @@ class HostDevice:
         )
         if found is None:
             return result
-        with self._brought_back(found):
-            moved = configure.configure(self.attachment.namespaces, self._move_in(found), result)
-        configure.announce(self.attachment.namespaces, moved.name, result.ips)
-        return replace(result, interfaces=(Interface(moved.name, moved.mac, self.attachment.netns),))
+        namespaces = self.attachment.namespaces
+        with self._brought_back(found, taken):
+            moved = configure.configure(namespaces, self._move_in(found), result, taken=taken)
+        configure.announce(namespaces, moved.name, result.ips)
+        interface = Interface(moved.name, moved.mac, self.attachment.netns)
+        return taken.told_in(replace(result, interfaces=(interface,)))
+
+    def _taken(self, found: Link | None) -> Layer3:
+        """What the link brings along from the node."""
+        if not self.takes_network:
+            return layer3.NOTHING
+        if found is None:
+            raise BadConfig(
+                f"{self.config.where}: useInterfaceNetwork true: expected a device with a link on the node, "
+                f"{self.address} is driven by a program"
+            )
+        return Layer3.read(self.attachment.namespaces.host, found.index)
 
     def _is_driven_by_program(self) -> bool:
         path = device.path_of(self.address) if not (self.name or self.mac or self.kernel_path) else None
@@ -119,18 +140,18 @@ class HostDevice:
         return link.require(namespaces.pod, name, "device")
 
     @contextmanager
-    def _brought_back(self, found: Link) -> Iterator[None]:
+    def _brought_back(self, found: Link, taken: Layer3) -> Iterator[None]:
         """Whatever fails, the link is on the node again as it was."""
         try:
             yield
         except CNIError as error:
             try:
-                self._restore(found)
+                self._restore(found, taken)
             except CNIError as undone:
                 error.message += f"; and bringing {found.name} back: {undone.message}"
             raise
 
-    def _restore(self, before: Link) -> None:
+    def _restore(self, before: Link, taken: Layer3) -> None:
         """A move that failed half-way may have left it in the pod under either name."""
         host, pod = self.attachment.namespaces.host, self.attachment.namespaces.pod
         for name in (self.attachment.interface, before.name):
@@ -138,9 +159,10 @@ class HostDevice:
             if inside is not None and _is_same(inside, before):
                 self._move_out(inside, before.name, before.alias)
         back = link.find(host, before.name)
-        if back is not None:
+        if back is not None and _is_same(back, before):
             master = before.master or None
-            host.request([link.set_link(back.index, is_up=before.is_up or None, master=master)])
+            up = link.set_link(back.index, is_up=before.is_up or None, master=master)
+            host.request([up, *taken.addresses_on(back.index), *taken.routes_by(back.index)])
 
     def check(self, previous: Result) -> None:
         """The link is in the pod with the result's MAC, addresses and routes."""
@@ -151,7 +173,13 @@ class HostDevice:
     def delete(self) -> None:
         """Bring the link back to the node, down, under its own name, and then give the addresses back."""
         self._bring_back()
-        self.attachment.addresses.release()
+        undo(self._remove_rules, self.attachment.addresses.release)
+
+    def _remove_rules(self) -> None:
+        """Those that came along, once nobody in the pod has their addresses."""
+        if self.takes_network:
+            with suppress(NetnsGone):
+                layer3.remove_rules(self.attachment.namespaces.pod, configure.RTPROT_TAKEN)
 
     def _bring_back(self) -> None:
         try:

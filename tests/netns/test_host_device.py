@@ -1,7 +1,9 @@
 """The built-in host-device: a link that comes and goes, and is never lost."""
 
 import errno
+import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
@@ -12,7 +14,7 @@ from pytest_mock import MockerFixture
 
 from delegates import host_device
 from meta_cni.cni.errors import KernelError
-from meta_cni.linux import address, device, link
+from meta_cni.linux import address, configure, device, link, netns, rule
 from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours, references, theirs
 from tests.netns.conftest import PodNetns
@@ -184,6 +186,7 @@ WRONG = [
     ({"hwaddr": "zz"}, 'hwaddr "zz": expected an Ethernet address'),
     ({"kernelpath": "/etc"}, "expected a path below /sys/devices/"),
     ({"kernelpath": "/sys/devices/../class/net"}, "expected a path below /sys/devices/"),
+    ({"device": "up0", "useInterfaceNetwork": "no"}, 'useInterfaceNetwork "no": expected true or false'),
     ({"device": ""}, 'specify either "device", "hwaddr", "kernelpath" or "pciBusID"'),
 ]
 
@@ -198,6 +201,161 @@ def test_a_wrong_configuration_is_told_before_anything_is_moved(
     assert (1, 7) == (code, answer["code"])
     assert text in answer["msg"]
     assert settled(up0) == settled(link.require(host, "up0", "device"))
+
+
+NETWORK = (
+    "address add 192.0.2.2/24 broadcast 192.0.2.255 dev up0",
+    "-6 address add fd00:2::2/64 nodad dev up0",
+    "route add 203.0.113.0/24 via 192.0.2.9",
+    "-6 route add fd00:9::/64 via fd00:2::9",
+    "route add default via 192.0.2.9 table 100",
+    "rule add from 192.0.2.2 table 100 priority 900",
+)
+"""What somebody set up on the device."""
+
+
+def ip(*commands: str) -> None:
+    for each in commands:
+        subprocess.run(["ip", *each.split()], check=True)
+
+
+@pytest.fixture
+def network(up0: link.Link) -> Iterator[dict[str, Any]]:
+    """The configuration for a device that has a network on the node."""
+    ip(*NETWORK)
+    yield config(device="up0", useInterfaceNetwork=True)
+    ip("rule del priority 900")
+
+
+def test_the_network_of_the_device_works_in_the_pod(pod: PodNetns, host: Socket, network: dict[str, Any]):
+    """A neighbour beyond the router is reached as it was from the node, in both families."""
+    router = link.require(host, "sw0", "cable")
+    texts = ("192.0.2.9/24", "203.0.113.1/32", "fd00:2::9/64", "fd00:9::1/128")
+    added = [address.add(router.index, ip_interface(each)) for each in texts]
+    host.request([link.set_link(router.index, is_up=True), *added])
+
+    answer, code = ours("host-device", pod)("ADD", network)
+
+    assert code == 0, answer
+    assert ["192.0.2.2/24", "fd00:2::2/64"] == [each["address"] for each in answer["ips"]]
+    for each in ("192.0.2.9", "203.0.113.1", "fd00:2::9", "fd00:9::1"):
+        assert is_reached(pod.fd, own_namespace(), each), each
+    assert ({}, 0) == ours("host-device", pod)("CHECK", {**network, "prevResult": answer})
+
+
+@pytest.mark.parametrize("lost", ["address flush dev eth0 scope global", "route flush table 100"])
+def test_check_tells_what_the_device_brought_and_lost(pod: PodNetns, network: dict[str, Any], lost: str):
+    """The route in its own table, too, which the reference does not find even while it is there."""
+    answer, code = ours("host-device", pod)("ADD", network)
+    assert code == 0, answer
+    netns.run_in(pod.fd, lambda: ip(lost))
+
+    told, code = ours("host-device", pod)("CHECK", {**network, "prevResult": answer})
+
+    assert (1, 105) == (code, told["code"])
+
+
+def test_a_device_that_cannot_be_set_up_has_its_network_on_the_node_again(
+    pod: PodNetns, network: dict[str, Any], tmp_path: Path
+):
+    """The move takes it all away; and no rule is left in the pod."""
+    before = (shown("-o", "-4", "address"), shown("-4", "route", "show", "table", "all"), shown("rule"))
+    routes_6 = shown("-6", "route")
+    broken = ipam(tmp_path, routes=[{"dst": "10.9.0.0/16", "gw": "198.51.100.1"}])
+
+    answer, code = ours("host-device", pod)("ADD", {**network, "ipam": broken})
+
+    assert code == 1
+    assert "add route 10.9.0.0/16 via 198.51.100.1" in answer["msg"]
+    after = (shown("-o", "-4", "address"), shown("-4", "route", "show", "table", "all"), shown("rule"))
+    assert (before, routes_6) == (after, shown("-6", "route"))
+    assert (False, []) == (bool(taken_rules(pod)), pod.links())
+
+
+def shown(*command: str) -> list[str]:
+    """What iproute2 lists on the node, without the index of a link, and link-local addresses."""
+    text = subprocess.run(["ip", *command], capture_output=True, text=True, check=True).stdout
+    lines = (re.sub(r"^\d+: | linkdown|\\.*", "", each).strip() for each in text.splitlines())
+    return sorted(each for each in lines if not each.startswith("fe80:"))
+
+
+def taken_rules(pod: PodNetns) -> list[rule.Rule]:
+    """Those that came along."""
+    return [each for each in rule.dump(pod.socket) if each.protocol == configure.RTPROT_TAKEN]
+
+
+def test_a_network_that_cannot_be_brought_back_is_told(pod: PodNetns, network: dict[str, Any], mocker):
+    """The device is there, what it has lost must not be a secret."""
+    mocker.patch("delegates.host_device.configure.configure", side_effect=KernelError("set up", 22))
+    mocker.patch("delegates.host_device.Layer3.addresses_on", return_value=[])
+
+    answer, code = ours("host-device", pod)("ADD", network)
+
+    assert code == 1
+    assert "set up: Invalid argument; and bringing up0 back: add route 0.0.0.0/0 via" in answer["msg"]
+
+
+def test_a_link_that_took_the_devices_name_gets_no_network_of_it(
+    pod: PodNetns, host: Socket, network: dict[str, Any], mocker
+):
+    """The device is back under another name then."""
+
+    def fail(*arguments: Any, **more: Any) -> link.Link:
+        host.request([link.create_bridge("up0")])
+        raise KernelError("set up", errno.EINVAL)
+
+    mocker.patch("delegates.host_device.configure.configure", side_effect=fail)
+
+    _, code = ours("host-device", pod)("ADD", network)
+
+    assert code == 1
+    stranger = link.require(host, "up0", "bridge")
+    assert ([], False) == (list(address.dump(host, stranger.index)), stranger.is_up)
+
+
+def test_rules_that_came_along_go_with_the_device(pod: PodNetns, host: Socket, network: dict[str, Any]):
+    """Also where the link went first; the pod's own rules stay, and the node's."""
+    own = "rule add from 192.0.2.2 table 100 priority 7"
+    netns.run_in(pod.fd, lambda: ip(own))
+    assert 0 == ours("host-device", pod)("ADD", network)[1]
+    assert ["192.0.2.2/32"] == [str(each.source) for each in taken_rules(pod)]
+    link.remove(pod.socket, "eth0")
+
+    outcomes = [ours("host-device", pod)("DEL", network) for _ in range(2)]
+
+    assert [({}, 0)] * 2 == outcomes
+    assert [] == taken_rules(pod)
+    assert [7] == [each.priority for each in rule.dump(pod.socket) if each.table == 100]
+    assert [900] == [each.priority for each in rule.dump(host) if each.table == 100]
+
+
+def test_an_address_goes_back_though_a_rule_cannot_be_removed(
+    pod: PodNetns, network: dict[str, Any], tmp_path: Path, mocker: MockerFixture
+):
+    """The device is on the node already: nobody has the address any more."""
+    asked = {**network, "ipam": ipam(tmp_path)}
+    assert 0 == ours("host-device", pod)("ADD", asked)[1]
+    refused = KernelError("list rules", errno.EBUSY)
+    mocker.patch("delegates.host_device.layer3.remove_rules", side_effect=refused)
+
+    answer, code = ours("host-device", pod)("DEL", asked)
+    mocker.stopall()
+
+    assert (1, "list rules: Device or resource busy", []) == (code, answer["msg"], kept(tmp_path))
+    assert ({}, 0) == ours("host-device", pod)("DEL", asked)
+    assert [] == taken_rules(pod)
+
+
+def test_a_device_of_a_user_space_driver_has_no_network_to_bring(pod: PodNetns, sysfs: Path, tmp_path: Path):
+    """Before an address is taken for it."""
+    asked = config(pciBusID="0000:03:00.2", useInterfaceNetwork=True, ipam=ipam(tmp_path))
+
+    answer, code = ours("host-device", pod)("ADD", asked)
+
+    assert (1, 7) == (code, answer["code"])
+    assert "useInterfaceNetwork true: expected a device with a link on the node" in answer["msg"]
+    assert "0000:03:00.2 is driven by a program" in answer["msg"]
+    assert [] == kept(tmp_path)
 
 
 def settled(found: link.Link) -> link.Link:
