@@ -42,6 +42,8 @@ class Draw:
     """No other network of the sequence has the pods' loopback, of which each pod has one."""
     devices: list[str] = field(default_factory=list)
     """Links of the node that it is to have of its own."""
+    networked: list[str] = field(default_factory=list)
+    """Those that are to have an address on the node, a route, and a rule to it."""
     is_exclusive: bool = False
     """Only one attachment at a time may have it."""
     families: tuple[int, ...] = ()
@@ -168,8 +170,11 @@ def tap(draw: Draw) -> Plugin:
 
 
 def host_device(draw: Draw) -> Plugin:
-    """A device of its own."""
-    return {"type": "host-device", "device": draw.device(), **draw.ipam()}
+    """A device of its own, which may bring its network along."""
+    name = draw.device()
+    taken = draw.maybe(useInterfaceNetwork=True)
+    draw.networked += [name] if taken else []
+    return {"type": "host-device", "device": name, **taken, **draw.ipam()}
 
 
 def ipvlan(draw: Draw) -> Plugin:

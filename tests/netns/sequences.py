@@ -19,14 +19,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from meta_cni import compose, standalone
 from meta_cni.cni.errors import AlreadyAttached
-from meta_cni.linux import link, netns, sysctl
+from meta_cni.linux import address, link, netns, route, rule, sysctl
 from meta_cni.linux.netlink import Socket
+from meta_cni.linux.route import ANYWHERE, Route
+from meta_cni.linux.rule import Rule
 from tests.netns import drawing, features, leftovers
 from tests.netns.conftest import PodNetns
 from tests.netns.drawing import Draw, Plugin
@@ -41,6 +44,8 @@ DEFAULT = re.compile(r"route (0\.0\.0\.0/0|::/0) ")
 PASSING = ("br", "own", "peer")
 """How the names of bridges and devices of a sequence begin."""
 PASSING_GROUP = 77
+TABLE_OF_DEVICES, RTPROT_OF_DEVICES = 5000, 77
+"""Of the networks that devices have on the node."""
 ALREADY_ATTACHED = AlreadyAttached.code
 LOST = frozenset((errno.ENODEV,))
 """It goes with a namespace, now."""
@@ -325,6 +330,20 @@ class Worker:
             [link.set_link(link.require(self.host, each, "veth").index, is_up=True) for each in names]
         )
 
+    def set_up(self, device: str, number: int) -> None:
+        """Give a device of the node a network, of which no other device has anything."""
+        index = link.require(self.host, device, "veth").index
+        ip, router = ip_interface(f"198.18.{number}.2/24"), ip_address(f"198.18.{number}.1")
+        table = TABLE_OF_DEVICES + number
+        self.host.request(
+            [
+                address.add(index, ip),
+                route.add(Route(ANYWHERE[4], router, index, table)),
+                route.add(Route(ip_network(f"203.0.113.{number}/32"), router, index)),
+                rule.add(Rule(rule.alone(ip.ip), table, protocol=RTPROT_OF_DEVICES)),
+            ]
+        )
+
     def pod(self, number: int = 0) -> PodNetns:
         """A pod's namespace: one that is there, or a new one."""
         while len(self.pods) <= number:
@@ -347,6 +366,8 @@ class Worker:
             batch = [link.set_group(each.index, PASSING_GROUP) for each in passing]
             self.host.request([replace(each, tolerate=LOST) for each in batch])
             self.host.request([link.delete_group(PASSING_GROUP)])
+        of_devices = [each for each in rule.dump(self.host) if each.protocol == RTPROT_OF_DEVICES]
+        self.host.request([rule.delete(each) for each in of_devices])
 
     def left(self, files: Callable[[], set[str]]) -> list[str]:
         """What is on the node or in a pod that was not before."""
@@ -405,6 +426,8 @@ class Sequence:
         plugins = tuple(drawing.plugins(draw))
         for each in draw.devices:
             self.worker.make_pair(each, each.replace("own", "peer"))
+        for each in draw.networked:
+            self.worker.set_up(each, self.drawn)
         version = self.random.choice(drawing.VERSIONS)
         network = Network(f"n{self.drawn}", version, plugins, draw.is_exclusive, tuple(draw.devices))
         self.diary.append(json.dumps(network.document))

@@ -24,7 +24,7 @@ A_FEW = 20 if KERNEL.is_running else 6
 PROGRAM = (sys.executable, "-m", "tests.netns.sequences")
 TOP = Path(__file__).parents[2]
 SABOTAGED = """
-from delegates import tuning
+from delegates import host_device, tuning
 from meta_cni.ipam import reservations
 from meta_cni.linux import link, netns
 from tests.netns import leftovers, sequences
@@ -85,6 +85,7 @@ def test_nothing_is_left_after_any_sequence_of_calls():
             "link.remove_group = link.remove = lambda *given: None",
             r"/run/netns/pod\d+: \+ \d+: eth|: eth.* already",
         ),
+        ("host_device.layer3.remove_rules = lambda *given: None", r"\+ \d+:\s+from 198\.18\.\d+\.2 "),
         (
             "import subprocess\n"
             "sequences.Sequence._finish = lambda self: subprocess.run(['ip', 'rule', 'add', 'pref', '7'])",
