@@ -214,7 +214,12 @@ ROWS: list[tuple[str, Change, int, str]] = [
     ("unknown log level", setting(logLevel="loud"), 7, "panic, error, verbose, debug"),
     ("unknown result", setting(result="all"), 7, "merged, default"),
     ("unknown status format", setting(networkStatus="xml"), 7, "standard, multus"),
-    ("unknown policy", setting(delegatePolicy="never"), 7, "auto, builtin, exec"),
+    (
+        "unknown policy",
+        setting(delegatePolicy="never"),
+        7,
+        "delegatePolicy 'never': expected one of auto, builtin, exec",
+    ),
     ("unknown policy of a type", setting(delegatePolicy={"bridge": "never"}), 7, "auto, builtin, exec"),
     ("timeout of zero", setting(delegateTimeout=0), 7, "seconds, more than 0"),
     ("timeout in words", setting(networks={"x": {"delegateTimeout": "5s"}}), 7, "seconds"),

@@ -240,6 +240,52 @@ def test_policy_builtin_refuses_what_only_the_binary_knows(node: Node):
     assert "frobnicate True is not built in" in node.fail()["msg"]
 
 
+RAN = [
+    ("auto", {}, {"one"}),
+    ("builtin", {}, set()),
+    ("exec", {}, {"default", "one", "two"}),
+    ({"bridge": "exec"}, {}, {"default", "one", "two"}),
+    ({"macvlan": "exec"}, {}, {"one"}),
+    ("exec", {"telco/two": {"delegatePolicy": "builtin"}}, {"default", "one"}),
+    ("builtin", {"telco/one": {"delegatePolicy": "exec"}}, {"one"}),
+]
+
+
+@pytest.mark.parametrize(("policy", "networks", "ran"), RAN)
+def test_a_policy_says_which_plugin_really_runs(
+    node: Node,
+    pod: PodNetns,
+    policy: object,
+    networks: dict[str, object],
+    ran: set[str],
+    reference: Callable[[str], str],
+):
+    """For all, for a type, for a network; a key of the binary's own has it run where it may."""
+    calls = node.root / "objects" / "calls"
+    called = (
+        f'input=$(cat); echo "$CNI_COMMAND $input" >> {calls}; echo "$input" | exec {reference("bridge")}'
+    )
+    node.script("bridge", called)
+    of_the_binary = {} if policy == "builtin" and not networks.get("telco/one") else {"frobnicate": True}
+    given = {
+        name: node.bridge(name, number, cniVersion="1.0.0", ipam={})
+        for name, number in (("default", 8), ("one", 9), ("two", 10))
+    }
+    node.nad("one", given["one"] | of_the_binary)
+    node.nad("two", given["two"])
+    node.annotate("one,two")
+    node.settings = {"delegates": [given["default"]], "delegatePolicy": policy, "networks": networks}
+
+    node.add()
+    node.delete()
+
+    lines = calls.read_text().splitlines() if calls.exists() else []
+    for command in ("ADD", "DEL"):
+        told = [json.loads(each.split(" ", 1)[1]) for each in lines if each.startswith(command)]
+        assert ran == {each["name"] for each in told}
+    assert [] == pod.links()
+
+
 @pytest.mark.parametrize(
     "settings",
     [
