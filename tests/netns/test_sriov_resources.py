@@ -37,7 +37,7 @@ def test_two_vfs_of_one_pool_are_in_one_pod_each_for_its_network(
     """In the kubelet's order, which is not that of their addresses; the status tells the devices."""
     before = card.states(vfs)
     node.settings["kubeletDir"] = str(fake_kubelet.directory)
-    fake_kubelet.answer(pod_of(("upf", [(POOL, [vfs[2]]), (POOL, [vfs[0]])])))
+    fake_kubelet.answer(pod_of(("upf", [(POOL, [vfs[2]])]), ("probe", [(POOL, [vfs[0]])])))
     for name, vlan in (("rx", 100), ("tx", 200)):
         config = {"cniVersion": "1.1.0", "name": name, "type": "sriov", "vlan": vlan}
         node.nad(name, {**config, "dataDir": str(node.root / "sriov")}, **{RESOURCE: POOL})
