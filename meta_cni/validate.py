@@ -4,6 +4,7 @@ Every mistake in a file, before any pod meets it: CNI configurations, and Kubern
 Built-in delegates are constructed, which is validating; binaries are not asked.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def problems_of_object(document: dict[str, Any], plugin_path: tuple[str, ...]) -
     """Every mistake in a network, or in what a pod's annotations say; none in objects of other kinds."""
     kind = KINDS.get(document["kind"])
     if kind is None:
-        return []
+        return list(_mistyped(document))
     found = schema.problems(kind, document)
     if found:
         return found
@@ -78,11 +79,20 @@ def problems_of_object(document: dict[str, Any], plugin_path: tuple[str, ...]) -
     return found
 
 
+def _mistyped(document: dict[str, Any]) -> Iterator[str]:
+    """Of a group that has one kind, another one is a typing error."""
+    network = Kind.NETWORK_ATTACHMENT_DEFINITION.value
+    if str(document.get("apiVersion")).partition("/")[0] == network.group:
+        yield f"kind: {document['kind']!r}: expected {network.kind!r}"
+
+
 def _problems_of_text(text: str, where: str, name: str, plugin_path: tuple[str, ...]) -> list[str]:
     try:
         network = parse_network(text, where, default_name=name)
     except CNIError as error:
-        return [error.message]
+        return [": ".join(filter(None, (error.message, error.details)))]
+    if not network.plugins:  # a list in a directory may take its own from there
+        return [*network.warnings, f"{where}: expected plugins, or type for a single plugin"]
     return [*network.warnings, *problems_of_network(network, plugin_path)]
 
 

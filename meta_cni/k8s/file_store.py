@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from meta_cni.k8s.store import (
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAXIMUM_BYTES = 1 << 20
+LONGEST_STEM = 220
+"""Of a file's name, which ends with the digest of what is longer, and is at most 255 bytes with it."""
 WATCH_POLL_S = 0.05
 SETTLED_NS = 2 * 10**9  # two changes within the coarsest times of a file system look like one
 KINDS = {kind.value.kind: kind for kind in Kind}
@@ -56,6 +58,8 @@ class _Read:
 
     stamp: tuple[int, int, int]
     objects: Sequence[Object]
+    sound: set[tuple[Kind, str]] = field(default_factory=set)
+    """Those that were found to be as their schema says."""
 
 
 class FileStore:
@@ -72,9 +76,15 @@ class FileStore:
         self._read: dict[str, _Read] = {}
 
     def get(self, kind: Kind, namespace: str, name: str, *, is_newest: bool = True) -> Object:
-        """The newest, always; raises NotFound, or Invalid when a file that may hold it cannot be read."""
+        """
+        The newest, always; raises NotFound.
+
+        Raises Invalid when it breaks its schema, or when a file that may hold it cannot be read.
+        """
         with self._locked():
-            return self._current(kind, self._found(kind, namespace, name))
+            source = self._found(kind, namespace, name)
+            self._require_sound(kind, source)
+            return self._current(kind, source)
 
     def list(
         self, kind: Kind, namespace: str | None = None, selector: Selector = EVERY
@@ -118,7 +128,7 @@ class FileStore:
         with self._locked():
             if self._source(kind, namespace, name)[0] is not None:
                 raise AlreadyExists(f"create {kind.value.kind} {namespace}/{name}: it exists already")
-            path = self.directory / f"{kind.value.kind.lower()}-{namespace}-{name}.yaml"
+            path = self.directory / _file_name(f"{kind.value.kind.lower()}-{namespace}-{name}", ".yaml")
             if path.exists():
                 raise AlreadyExists(f"create {kind.value.kind} {namespace}/{name}: {path} exists already")
             self._write_document(path, document)
@@ -192,6 +202,18 @@ class FileStore:
             raise Invalid(f"{what}: not found, and {problems[0]}", "\n".join(problems))
         raise NotFound(f"{what}: there is none in {self.directory}")
 
+    def _require_sound(self, kind: Kind, source: _Source) -> None:
+        """What a server would have refused is nothing to work with; looked at once, while its file stays."""
+        key = _key(source.document)
+        read = self._read.get(str(source.path))
+        if read is not None and (kind, key) in read.sound:
+            return
+        found = schema.problems(kind, source.document)
+        if found:
+            raise Invalid(f"read {source.path}: {kind.value.kind} {key}: {'; '.join(found)}")
+        if read is not None:
+            read.sound.add((kind, key))
+
     def _sources(self, kind: Kind) -> tuple[dict[str, _Source], Sequence[str]]:
         """The objects of a kind by namespace/name, and what could not be read."""
         found: dict[str, _Source] = {}
@@ -258,12 +280,13 @@ class FileStore:
         return _dressed(source.document, known)
 
     def _known_path(self, kind: Kind, namespace: str, name: str) -> Path:
-        return self.state / f"{kind.value.plural}_{namespace}_{name}.json"
+        return self.state / _file_name(f"{kind.value.plural}_{namespace}_{name}", ".json")
 
     def _known(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         """The object's own; a change of it goes by _write_known()."""
         try:
-            with open(f"{self.state}/{kind.value.plural}_{namespace}_{name}.json", "rb") as file:
+            file_name = _file_name(f"{kind.value.plural}_{namespace}_{name}", ".json")
+            with open(f"{self.state}/{file_name}", "rb") as file:
                 known: dict[str, Any] = json.loads(file.read())
         except (FileNotFoundError, ValueError):
             return {"uid": str(uuid.uuid4()), "patch": {}}
@@ -295,7 +318,7 @@ class FileStore:
     def _write_document(self, path: Path, document: Object) -> None:
         import yaml  # noqa: PLC0415 - only for those who write files
 
-        self._write(path, yaml.safe_dump(document, sort_keys=False))
+        self._write(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
     def _write(self, path: Path, text: str) -> None:
         temporary = path.with_name(f".{path.name}.new")  # our lock is held: one that is left is taken again
@@ -355,6 +378,13 @@ def documents(path: Path) -> list[Object]:
         if not isinstance(each["metadata"].get("name"), str):
             raise Invalid(f"read {path}: {each['kind']}: expected metadata.name")
     return objects
+
+
+def _file_name(stem: str, ending: str) -> str:
+    """Of an object; names may be longer than a file's, then a part of it is a digest."""
+    if len(stem) > LONGEST_STEM:
+        stem = f"{stem[:LONGEST_STEM]}-{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
+    return stem + ending
 
 
 def _namespace_of(document: Object) -> str:

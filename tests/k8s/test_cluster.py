@@ -4,7 +4,6 @@ What only a real API server can show: roles, tokens, a schema that is enforced, 
 Skips where there is none.
 """
 
-import json
 import shutil
 import subprocess
 import threading
@@ -17,13 +16,12 @@ from typing import Any
 
 import pytest
 
-from meta_cni.k8s import api_store, schema
+from meta_cni.k8s import api_store
 from meta_cni.k8s.access import HOST, PORT, in_cluster
 from meta_cni.k8s.api_store import ApiStore, Server
 from meta_cni.k8s.cached_store import NODE
-from meta_cni.k8s.file_store import FileStore
 from meta_cni.k8s.informer import Informer
-from meta_cni.k8s.store import Forbidden, Invalid, Kind, NotServed, Object, Selector
+from meta_cni.k8s.store import Forbidden, Kind, NotServed, Object, Selector
 from tests.k8s.cluster import Cluster
 from tests.k8s.conftest import TREE, opened
 
@@ -198,43 +196,6 @@ def test_no_status_is_lost_while_the_pod_moves(daemon: ApiStore, administrator: 
     for name in ("p", "q"):
         metadata = daemon.get(Kind.POD, namespace, name)["metadata"]
         assert (count, count) == (len(metadata["labels"]), len(metadata["annotations"]))
-
-
-SPECS: dict[str, tuple[Any, bool]] = {
-    "a plugin": ({"config": json.dumps({"cniVersion": "1.0.0", "type": "bridge"})}, True),
-    "a list": ({"config": json.dumps({"name": "n", "plugins": [{"type": "bridge"}]})}, True),
-    "on several lines": ({"config": '\n  {\n "type": "bridge" }\n\n'}, True),
-    "of the node, by name": ({}, True),
-    "of the node, empty": ({"config": ""}, True),
-    "keys that nobody knows": ({"config": "{}", "other": 1}, True),
-    "a list without an object": ({"config": '[{"type": "bridge"}]'}, False),
-    "a text": ({"config": "bridge"}, False),
-    "cut off": ({"config": '{"type": "bridge"'}, False),
-    "an object": ({"config": {"type": "bridge"}}, False),
-    "a number": ({"config": 1}, False),
-    "too long": ({"config": '{"type": "' + "x" * 262144 + '"}'}, False),
-    "a spec that is a text": ("{}", False),
-}
-"""A NAD's spec, and whether it is one."""
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_one_schema_counts_on_the_server_and_on_files(
-    administrator: ApiStore, namespace: str, tmp_path: Path, name: str
-):
-    """What `meta-cni validate` accepts, a server accepts; what Multus accepts, both do."""
-    spec, is_right = SPECS[name]
-    document = network(namespace, "n", spec)
-    (tmp_path / "objects").mkdir()
-    stores = (administrator, FileStore(tmp_path / "objects", tmp_path / "state"))
-
-    assert is_right == (not schema.problems(NAD, document))
-    for store in stores:
-        if is_right:
-            store.create(NAD, document)
-        else:
-            with pytest.raises(Invalid, match="spec"):
-                store.create(NAD, document)
 
 
 def test_without_the_definition_it_is_named(administrator: ApiStore, cluster: Cluster, namespace: str):

@@ -356,8 +356,9 @@ ROWS: list[tuple[str, Change, int, str]] = [
         "namespaceIsolation is on",
     ),
     # networks
-    ("NAD is no JSON", nad("{"), 6, "NetworkAttachmentDefinition telco/bad"),
-    ("NAD is a list", nad("[]"), 6, "expected a JSON object"),
+    ("NAD is no JSON", nad("{x}"), 6, "NetworkAttachmentDefinition telco/bad"),
+    ("NAD is cut off", nad("{"), 7, "NetworkAttachmentDefinition telco/bad"),
+    ("NAD is a list", nad("[]"), 7, "as JSON text"),
     ("NAD without type", nad({"cniVersion": "1.0.0"}), 6, "no plugin configurations"),
     ("NAD with plugins as object", nad({"plugins": {}}), 7, "plugins"),
     ("NAD with bad name", nad({"name": "a b", "type": "bridge"}), 7, "name 'a b'"),

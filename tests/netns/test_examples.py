@@ -74,6 +74,7 @@ def test_validate_finds_nothing_wrong_in_the_example():
 def test_validate_tells_file_object_and_key(tmp_path: Path):
     """Every mistake of every file, not the first one."""
     nad = {
+        "apiVersion": "k8s.cni.cncf.io/v1",
         "kind": "NetworkAttachmentDefinition",
         "metadata": {"name": "bad"},
         "spec": {"config": '{"type":"bridge","mtu":-1}'},

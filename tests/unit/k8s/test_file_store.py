@@ -1,5 +1,6 @@
 """A directory of YAML as an API server: versions, conflicts, and files that are never rewritten."""
 
+import json
 import multiprocessing
 import os
 import time
@@ -15,6 +16,7 @@ from meta_cni.k8s.store import AlreadyExists, Conflict, Invalid, Kind, NotFound,
 
 POD = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}  # a comment\n  namespace: ns\n"
 NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
+NETWORK = {"apiVersion": NAD.value.api_version, "kind": NAD.value.kind, "metadata": {"name": "n"}}
 
 
 @pytest.fixture
@@ -328,9 +330,20 @@ def test_merge_patch_is_that_of_the_rfc(target: object, patch: object, expected:
         (
             Kind.POD,
             {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "A"}},
-            "metadata.namespace: 'A': expected it to match",
+            "metadata.namespace: 'A': expected a DNS-1123 label",
         ),
-        (NAD, {"metadata": {"name": "n"}, "spec": {"config": {}}}, "spec.config: {}: expected string"),
+        (NAD, {**NETWORK, "spec": {"config": {}}}, "spec.config: {}: expected string"),
+        (NAD, {**NETWORK, "kind": "Network"}, "kind: 'Network': expected 'NetworkAttachmentDefinition'"),
+        (
+            NAD,
+            {**NETWORK, "metadata": {"name": "n", "labels": {"a b": "c"}}},
+            "metadata.labels: 'a b': expected [prefix/]name, as example.com/color",
+        ),
+        (
+            NAD,
+            {**NETWORK, "spec": {"config": "{" + "x" * 262144 + "}"}},
+            " ...: expected at most 262144 characters, not 262146",
+        ),
     ],
 )
 def test_schema_names_the_key_and_what_would_be_right(kind: Kind, document: dict[str, object], fragment: str):
@@ -343,4 +356,45 @@ def test_schema_names_the_key_and_what_would_be_right(kind: Kind, document: dict
 @pytest.mark.parametrize("spec", [{}, {"spec": {}}, {"spec": {"config": ""}}, {"spec": {"config": "{}"}}])
 def test_every_nad_upstream_allows_is_valid(spec: dict[str, object]):
     """Manifests written for Multus must not change."""
-    assert [] == schema.problems(NAD, {"apiVersion": "k8s.cni.cncf.io/v1", "metadata": {"name": "n"}, **spec})
+    assert [] == schema.problems(NAD, {**NETWORK, **spec})
+
+
+@pytest.mark.parametrize("name", ["n" * 253, "a." * 126 + "a"])
+def test_the_longest_names_are_kept(store: FileStore, name: str):
+    """A file's name is shorter than an object's may be; two that begin alike are two."""
+    for each in (name, name[:-1] + "b"):
+        document = {**NETWORK, "metadata": {"name": each, "namespace": "n" * 63}}
+        store.create(NAD, document)
+        store.patch(NAD, "n" * 63, each, {"metadata": {"annotations": {"a": each}}})
+
+    for each in (name, name[:-1] + "b"):
+        found = store.get(NAD, "n" * 63, each)
+        assert (each, each) == (found["metadata"]["name"], found["metadata"]["annotations"]["a"])
+    store.delete(NAD, "n" * 63, name)
+    assert 1 == len(store.list(NAD)[0])
+
+
+def test_what_a_server_would_refuse_cannot_be_had(store: FileStore):
+    """It was put there by hand; once it is right, it is there."""
+    path = store.directory / "n.json"
+    path.write_text(json.dumps({**NETWORK, "spec": {"config": {"type": "bridge"}}}))
+
+    with pytest.raises(Invalid, match=r"n.json: Netw.* default/n: spec.config: .*expected string"):
+        store.get(NAD, "default", "n")
+
+    path.write_text(json.dumps({**NETWORK, "spec": {"config": "{}"}}))
+    assert "{}" == store.get(NAD, "default", "n")["spec"]["config"]
+
+
+def test_what_is_sound_is_looked_at_once(store: FileStore, mocker: MockerFixture):
+    """While its file stays as it is."""
+    path = store.directory / "n.json"
+    path.write_text(json.dumps(NETWORK))
+    os.utime(path, (0, 0))
+    mocker.patch.object(file_store, "SETTLED_NS", -1)
+    looked = mocker.spy(schema, "problems")
+
+    for _ in range(3):
+        store.get(NAD, "default", "n")
+
+    assert 1 == looked.call_count
