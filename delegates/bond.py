@@ -34,7 +34,7 @@ DEFAULT_MTU = 1500
 LEAST_MTU = 68  # RFC 791
 BALANCING = ("balance-tlb", "balance-alb")
 MONITORED = ("802.3ad", *BALANCING)
-"""Modes that need to know their members' carriers: 0 is the default then, as for the parameters of the module."""
+"""Modes that need to know their members' carriers: 0 is the default then, as for the module's parameters."""
 DEFAULT_MONITOR_MS = 100  # BOND_DEFAULT_MIIMON, <net/bonding.h>
 MOVED = re.compile(r"bond (?P<bond>\S+) (?P<state>up|down) ?(?P<alias>.*)", re.DOTALL)
 """The alias of a link of the node while it is in the pod."""

@@ -1,11 +1,13 @@
 """The built-in bond: several links that are one, and afterwards what they were."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meta_cni.cni.errors import KernelError
 from meta_cni.linux import bond, link, netns
 from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours
@@ -259,6 +261,54 @@ def test_what_vanished_hinders_no_del(vanished: str, inside: PodNetns, needs_kin
     if vanished != "the namespace":
         assert "eth0" not in inside.links()
         assert all(each[2] and not each[-1] for each in seen(inside.socket).values())
+
+
+WITNESS = """#!/bin/sh
+[ "$CNI_COMMAND" = DEL ] && nsenter --net="$CNI_NETNS" ip -brief link >>"$0.seen"
+echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.2/24"}]}'
+"""
+
+
+@pytest.mark.parametrize("is_in_pod", [True, False], ids=["members of the pod", "members of the node"])
+def test_an_address_is_given_back_when_no_bond_has_it(
+    pod: PodNetns, host: Socket, needs_kind: Needs, tmp_path: Path, is_in_pod: bool
+):
+    """The next pod gets it at once. The reference gives it back first; here an IPAM looks."""
+    needs_kind("bond")
+    for name, mac in MACS.items():
+        member(pod.socket if is_in_pod else host, name, mac=mac)
+    (tmp_path / "witness").write_text(WITNESS)
+    (tmp_path / "witness").chmod(0o755)
+    asked = config(linksInContainer=is_in_pod, ipam={"type": "witness"})
+    call = ours("bond", pod, CNI_PATH=str(tmp_path))
+    assert 0 == call("ADD", asked)[1]
+
+    assert ({}, 0) == call("DEL", asked)
+
+    seen_then = (tmp_path / "witness.seen").read_text()
+    assert "m1" in seen_then
+    assert "eth0" not in seen_then
+    assert "SLAVE" not in seen_then
+
+
+def test_an_address_is_kept_while_the_bond_cannot_be_deleted(
+    inside: PodNetns, needs_kind: Needs, tmp_path: Path, mocker
+):
+    """It would be two pods'; the next DEL gives it back."""
+    needs_kind("bond")
+    ipam = {"type": "host-local", "dataDir": str(tmp_path), "ranges": [[{"subnet": "10.1.0.0/24"}]]}
+    asked = config(linksInContainer=True, ipam=ipam)
+    call = ours("bond", inside)
+    assert 0 == call("ADD", asked)[1]
+    refusing = mocker.patch.object(link, "remove", side_effect=KernelError("delete eth0", errno.EBUSY))
+
+    assert 1 == call("DEL", asked)[1]
+    assert {"10.1.0.2/24"} == inside.addresses("eth0")
+    assert (tmp_path / "net" / "10.1.0.2").exists()
+
+    mocker.stop(refusing)
+    assert ({}, 0) == call("DEL", asked)
+    assert not (tmp_path / "net" / "10.1.0.2").exists()
 
 
 def test_a_second_add_leaves_the_bond_alone(inside: PodNetns, needs_kind: Needs):
