@@ -45,9 +45,14 @@ class Guest:
 
 
 def collect() -> dict[str, Boot]:
-    """What is marked for a boot, as pytest finds it; the guest has the same files."""
+    """
+    What is marked for a boot, as pytest finds it; the guest has the same files.
+
+    And what is compiled here need not be compiled there, where that takes a minute.
+    """
     with tempfile.NamedTemporaryFile("r") as told:
         environment = {**os.environ, report.FILE: told.name}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         command = [sys.executable, *PYTEST, "--collect-only", "-q", "-m", " or ".join(boots.MARKERS)]
         done = subprocess.run(
             [*command, *DIRECTORIES], cwd=ROOT, env=environment, capture_output=True, text=True
