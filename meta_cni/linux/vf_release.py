@@ -24,7 +24,7 @@ from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Request, Socket, random_suffix
 from meta_cni.linux.sriov import Function
-from meta_cni.linux.vf import NOT_YET, Settings, Target
+from meta_cni.linux.vf import NO_MAC, NOT_YET, Settings, Target
 from meta_cni.linux.vf_claims import Before, Claim
 
 LOG = logging.getLogger("meta_cni")
@@ -135,30 +135,46 @@ def _put_back_last(host: Socket, target: Target, claim: Claim) -> None:
     """
     Trust and the address, once the link is as it was.
 
-    Some drivers let an untrusted VF change nothing; some tell the address that a VF chose itself
-    as if it had been given to it.
+    Some drivers let an untrusted VF change nothing.
     """
     now = vf.read(host, target)
     if now is not None:
         changed = back_from(claim, now)
-        vf.apply(host, target, Settings(mac=changed.mac, is_trusted=changed.is_trusted))
+        mac = None if _is_own(claim, now) else changed.mac
+        vf.apply(host, target, Settings(mac=mac, is_trusted=changed.is_trusted))
 
 
 def back_from(claim: Claim, now: Settings) -> Settings:
     """What is not as it was, of all that was asked for, and the MAC, which a pod may have changed."""
     ours = replace(claim.before.among(claim.wanted), mac=claim.before.mac)
+    if claim.wanted.mac is None and _is_own(claim, now):
+        ours = replace(ours, mac=now.mac)
     return ours.differing(now)
 
 
+def _is_own(claim: Claim, now: Settings) -> bool:
+    """
+    Is the address one that the VF chose for itself, and nobody gave it another before?
+
+    Some cards tell it as if it were given. To take it away would make the VF deaf: igb receives
+    nothing for a VF without an address, and igbvf tells it none until its next reset.
+    """
+    return claim.link is not None and (claim.before.mac, claim.link.mac) == (NO_MAC, now.mac)
+
+
 def _restore_link(claim: Claim, before: Before, host: Socket, sysfs: Path) -> None:
-    """On the node: down, its address, its MTU, its flags, its name."""
+    """
+    On the node: down, its address, its MTU, its flags, its name.
+
+    With the address that was asked for, the card has forgotten the VF's own, whatever its link says.
+    """
     found = _at_home(claim, host, sysfs)
     if found is None:
         return
     if found.is_up and _differs(found, before):
         host.request([link.set_link(found.index, is_up=False)])
     label = f"{found.name} (VF {claim.address})"
-    if before.mac and before.mac != found.mac:
+    if before.mac and (claim.wanted.mac or before.mac != found.mac):
         change = link.set_link(found.index, mac=before.mac)
         vf.persist(host, replace(change, action=f"set mac {before.mac} of {label}"), REFUSED)
     host.request(_changes(found, before, label))

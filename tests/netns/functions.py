@@ -2,13 +2,13 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from meta_cni.linux import link, vf
 from meta_cni.linux.netlink import Socket
-from meta_cni.linux.vf import Settings, Target
+from meta_cni.linux.vf import NO_MAC, Settings, Target
 
 SYSFS = Path("/sys")
 CARRIER_S = 30.0
@@ -65,10 +65,12 @@ class Card:
         return link.find(self.host, names[0]) if names else None
 
     def state(self, number: int, address: str) -> State:
-        """A VF as it is now."""
-        found = self.link_of(address)
+        """A VF as it is now; igb tells an address that the VF chose itself, some time after it was up."""
+        found, settings = self.link_of(address), self.settings(number)
+        if found is not None and found.mac == settings.mac:
+            settings = replace(settings, mac=NO_MAC)
         told = (found.name, found.mac, found.mtu, found.is_up, found.is_allmulti) if found else None
-        return State(self.settings(number), told)
+        return State(settings, told)
 
     def states(self, addresses: list[str]) -> list[State]:
         """Of all, in the order of their numbers."""

@@ -5,8 +5,9 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -211,6 +212,34 @@ def test_pods_of_a_vlan_reach_each_other_and_those_of_another_do_not(
     assert is_refused(other.fd, first.fd, "10.1.0.1")
 
     for each, config in zip(made, configs, strict=True):
+        delete(each, config, CNI_CONTAINERID=each.path.rpartition("/")[2])
+    as_it_was()
+
+
+@pytest.mark.parametrize("keys", [EVERYTHING, {}], ids=["everything", "nothing"])
+def test_a_vf_that_was_given_back_serves_the_next_pod(
+    pods: Callable[[str], PodNetns],
+    card: Card,
+    vfs: list[str],
+    asked: Callable[..., dict[str, Any]],
+    as_it_was: Callable[[], None],
+    keys: dict[str, Any],
+):
+    """Its card has to know its own address again: igb forgets it with one that was given."""
+    used, first, second = (pods(name) for name in "abc")
+    add(used, asked(**keys))
+    given = link.require(used.socket, "eth0", "VF").mac
+    deadline = time.monotonic() + CARRIER_S
+    while card.settings(0).mac != given and time.monotonic() < deadline:  # it is told with the carrier
+        time.sleep(0.1)
+    delete(used, asked(**keys))
+    configs = [asked(deviceID=address, ipam=addressed(last)) for last, address in enumerate(vfs[:2], 1)]
+
+    for each, config in zip((first, second), configs, strict=True):
+        add(each, config, CNI_CONTAINERID=each.path.rpartition("/")[2])
+
+    assert source_seen(second.fd, first.fd, "10.1.0.1", wait_s=CARRIER_S)
+    for each, config in zip((first, second), configs, strict=True):
         delete(each, config, CNI_CONTAINERID=each.path.rpartition("/")[2])
     as_it_was()
 
