@@ -34,7 +34,7 @@ from meta_cni.cni.errors import (
     join,
 )
 from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import Attachment, Valid, requested_mac, undo, unimplemented
+from meta_cni.delegate import Attachment, Valid, requested_mac, unimplemented
 from meta_cni.linux import configure, link, sriov, sysctl, vf, vf_release
 from meta_cni.linux.device import SYSFS
 from meta_cni.linux.link import Link
@@ -272,8 +272,9 @@ class Sriov:
             raise CheckFailed(f"check {found.name}: all_multicast is not {self.wanted.is_allmulti}")
 
     def delete(self) -> None:
-        """Make the VF as it was and bring its link back; give the addresses back in any case."""
-        undo(self._give_back, self.attachment.addresses.release)
+        """Make the VF as it was and bring its link back, and then give the addresses back."""
+        self._give_back()
+        self.attachment.addresses.release()
 
     def _give_back(self) -> None:
         container_id, interface = self.attachment.container_id, self.attachment.interface

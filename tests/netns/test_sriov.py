@@ -348,8 +348,13 @@ def test_a_del_that_fails_is_taken_up_by_the_next_one(
     tmp_path: Path,
     mocker,
 ):
-    """The reference has forgotten the VF by then, and leaves it as it is."""
-    config = asked(**EVERYTHING)
+    """
+    The reference has forgotten the VF by then, and leaves it as it is.
+
+    Its address is nobody else's until it is home.
+    """
+    ipam = {"type": "host-local", "dataDir": str(tmp_path), "ranges": [[{"subnet": "10.1.0.0/24"}]]}
+    config = asked(**{**EVERYTHING, "ipam": ipam})
     add(pod, config)
     persist = mocker.patch.object(vf, "persist", side_effect=KernelError("set it", errno.EIO))
 
@@ -358,6 +363,7 @@ def test_a_del_that_fails_is_taken_up_by_the_next_one(
     assert "set it: Input/output error" in answer["msg"]
     assert [] == pod.links()
     assert 2 == len(claims(tmp_path))
+    assert (tmp_path / "media" / "10.1.0.2").exists()
 
     mocker.stop(persist)
     delete(pod, config)
@@ -445,6 +451,7 @@ def test_gc_gives_back_what_is_not_listed(
     delete(pod, asked(vlan=1), CNI_CONTAINERID="kept")
     delete(other, asked(), CNI_CONTAINERID="other")
     as_it_was()
+    assert not (tmp_path / "media" / "10.1.0.2").exists()
 
 
 def test_a_vf_that_is_gone_is_success(
