@@ -39,7 +39,7 @@ from meta_cni.linux import configure, link, sriov, sysctl, vf, vf_release
 from meta_cni.linux.device import SYSFS
 from meta_cni.linux.link import Link
 from meta_cni.linux.sriov import Function
-from meta_cni.linux.vf import NO_MAC, Rate, Settings, Target, Vlan
+from meta_cni.linux.vf import ANY_GUID, NO_GUIDS, NO_MAC, Rate, Settings, Target, Vlan
 from meta_cni.linux.vf_claims import DIRECTORY, Before, Claim, Claims
 
 KEYS = (
@@ -47,6 +47,7 @@ KEYS = (
     *("min_tx_rate", "max_tx_rate", "mtu", "all_multicast", "logLevel", "logFile", "dataDir", "sysfs"),
 )
 """pciBusID says the same as deviceID; mtu, all_multicast, dataDir and sysfs are ours."""
+GUID = re.compile(r"(?:[0-9a-f]{2}:){7}[0-9a-f]{2}")
 SWITCH = {"on": True, "off": False}
 PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 SMALLEST_MTU, LARGEST_MTU = 68, 65535  # RFC 791; of Ethernet devices, ETH_MAX_MTU, <linux/if_ether.h>
@@ -86,10 +87,13 @@ class Sriov:
             function = _found(self.config, self.wanted.address, self.sysfs)
             target = vf_release.target_of(function, self.attachment.namespaces.host)
             own = self._own_link(function)
+            self._refuse_other_fabric(target)
             self._claim(function, target, own)
             vf.apply(self.attachment.namespaces.host, target, self.wanted.settings)
             if own is None:
                 return self._left(function, target)
+            if self.wanted.settings.node_guid is not None:
+                own = vf_release.rebind(function.address, self.attachment.namespaces.host, self.sysfs)
             return self._moved(function, own)
 
     def _take_over(self) -> None:
@@ -127,6 +131,21 @@ class Sriov:
             )
         return found
 
+    def _refuse_other_fabric(self, target: Target) -> None:
+        """A GUID is for InfiniBand, where nobody chooses a MAC."""
+        parent = link.require(self.attachment.namespaces.host, target.parent, "physical function")
+        mac, guid = self.wanted.settings.mac, self.wanted.settings.node_guid
+        if guid and not parent.is_infiniband:
+            raise BadConfig(
+                f"{self.config.where}: infinibandGUID {guid}: {target} is not on InfiniBand: "
+                "expected a VF that is, or no GUID"
+            )
+        if mac and parent.is_infiniband:
+            raise BadConfig(
+                f"{self.config.where}: mac {mac}: {target} is on InfiniBand: "
+                "expected runtimeConfig.infinibandGUID instead"
+            )
+
     def _claim(self, function: Function, target: Target, own: Link | None) -> None:
         """Write down what the VF is, before anything of it is changed."""
         attachment, namespaces = self.attachment, self.attachment.namespaces
@@ -140,6 +159,8 @@ class Sriov:
                 f"{self.config.where}: the pod has a link {attachment.interface}: expected a free name"
             )
         before = vf.read(namespaces.host, target)
+        if before is not None and self.wanted.settings.node_guid is not None:
+            before = vf.with_guids(before)
         if before is None and self.wanted.settings != Settings():
             raise BadConfig(
                 f"{self.config.where}: {target} has no settings: expected a driver that tells them, "
@@ -192,7 +213,8 @@ class Sriov:
             Interface(name, found.mac, self.attachment.netns, mtu=found.mtu, pci_id=function.address)
         )
         configure.configure(namespaces, found, result)
-        configure.announce(namespaces, name, result.ips, carrier_wait_s=CARRIER_WAIT_S)
+        if not found.is_infiniband:  # there the kernel does it, by arp_notify
+            configure.announce(namespaces, name, result.ips, carrier_wait_s=CARRIER_WAIT_S)
         return result
 
     def _set_up(self, inside: Link, label: str) -> None:
@@ -342,7 +364,9 @@ def _found(config: PluginConfig, address: str, sysfs: Path) -> Function:
 
 
 def _before(own: Link) -> Before:
-    return Before(own.name, own.mac, own.mtu, own.is_up, own.is_promiscuous, own.is_allmulti)
+    """On InfiniBand the MAC comes back with the GUID."""
+    mac = "" if own.is_infiniband else own.mac
+    return Before(own.name, mac, own.mtu, own.is_up, own.is_promiscuous, own.is_allmulti)
 
 
 def _kept(config: PluginConfig) -> dict[str, object]:
@@ -379,6 +403,7 @@ def _wanted(config: PluginConfig, attachment: Attachment) -> Wanted:
     mtu = section.integer("mtu", maximum=LARGEST_MTU)
     if 0 < mtu < SMALLEST_MTU:
         raise section.wrong("mtu", f"a whole number from {SMALLEST_MTU} to {LARGEST_MTU}")
+    guid = _guid(config)
     settings = Settings(
         vlan=_vlan(section),
         mac=_mac(config, attachment),
@@ -388,6 +413,8 @@ def _wanted(config: PluginConfig, attachment: Attachment) -> Wanted:
         link_state=section.choice("link_state", vf.LINK_STATES, "auto")
         if section.string("link_state")
         else None,
+        node_guid=guid,
+        port_guid=guid,
     )
     return Wanted(_address(config), settings, mtu, _switch(section, "all_multicast"))
 
@@ -440,6 +467,20 @@ def _rate(section: Section) -> Rate | None:
 
 def _switch(section: Section, key: str) -> bool | None:
     return SWITCH[section.choice(key, SWITCH, "off")] if section.string(key) else None
+
+
+def _guid(config: PluginConfig) -> str | None:
+    """What the runtime says, else the network's own: as in ib-sriov-cni, one for node and port."""
+    runtime, args = config.section.section("runtimeConfig"), config.section.section("args")
+    cni = args.section("cni") if args is not None else None
+    candidates = (runtime and runtime.string("infinibandGUID"), cni and cni.string("guid"))
+    guid = next((each.lower() for each in candidates if each), None)
+    if guid and (not GUID.fullmatch(guid) or guid in (*NO_GUIDS, ANY_GUID)):
+        raise BadConfig(
+            f"{config.where}: infinibandGUID {guid!r}: expected 8 bytes like c2:11:22:33:44:55:66:77, "
+            "neither all 0 nor all ff"
+        )
+    return guid
 
 
 def _mac(config: PluginConfig, attachment: Attachment) -> str | None:

@@ -29,6 +29,7 @@ from meta_cni.linux.netlink import (
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18  # <linux/rtnetlink.h>
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200  # <linux/if.h>
 MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}  # MACVLAN_MODE_*, <linux/if_link.h>
+ARPHRD_INFINIBAND = 32  # <linux/if_arp.h>
 OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")  # RFC 2863
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5  # <linux/if_link.h>
 IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO = 10, 13, 16, 18
@@ -93,6 +94,16 @@ class Link:
         """The address of the device that it is the link of; empty for none, and before Linux 5.14."""
         found = pack.attributes(self.message, HEADER.size + pack.IFINFOMSG.size)
         return pack.string(found.get(IFLA_PARENT_DEV_NAME))
+
+    @property
+    def is_infiniband(self) -> bool:
+        """Is it IP over InfiniBand? Its address, of 20 bytes, is made by card and fabric."""
+        return is_infiniband(self.message)
+
+
+def is_infiniband(body: bytes) -> bool:
+    """The same of an RTM_NEWLINK."""
+    return bool(body) and struct.unpack_from("=H", body, HEADER.size + 2) == (ARPHRD_INFINIBAND,)
 
 
 def parse(body: bytes) -> Link:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from meta_cni.cni.errors import BadConfig
+from meta_cni.cni.errors import BadConfig, IOFailure
 from meta_cni.linux.device import SYSFS, USERSPACE_DRIVERS, driver_of, link_of
 
 REPRESENTOR = re.compile(r"(?:c\d+)?pf(\d+)(?:vf|sf)(\d+)")
@@ -123,6 +123,21 @@ def representor_of(function: Function, sysfs: Path = SYSFS) -> str:
 def rdma_device_of(function: Function, sysfs: Path = SYSFS) -> str:
     """The name of its RDMA device; empty when it has none."""
     return min((each.name for each in _listed(path_of(function.address, sysfs) / "infiniband")), default="")
+
+
+def rebind(address: str, sysfs: Path = SYSFS) -> None:
+    """
+    Take a VF from its driver, if it has one, and let the kernel find one for it.
+
+    Its link is made anew, under whatever name. Raises IOFailure.
+    """
+    driver = path_of(address, sysfs) / "driver"
+    try:
+        if driver.exists():
+            (driver / "unbind").write_text(address)
+        (sysfs / "bus" / "pci" / "drivers_probe").write_text(address)
+    except OSError as error:
+        raise IOFailure(f"bind VF {address} to its driver: {error.strerror}") from None
 
 
 def _listed(directory: Path) -> list[Path]:

@@ -14,7 +14,14 @@ from dataclasses import dataclass, fields, replace
 
 from meta_cni.cni.errors import KernelError
 from meta_cni.linux import pack
-from meta_cni.linux.link import GONE, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS, RTM_GETLINK, RTM_NEWLINK
+from meta_cni.linux.link import (
+    GONE,
+    IFLA_EXT_MASK,
+    RTEXT_FILTER_SKIP_STATS,
+    RTM_GETLINK,
+    RTM_NEWLINK,
+    is_infiniband,
+)
 from meta_cni.linux.netlink import HEADER, Request, Socket
 
 RTEXT_FILTER_VF = 1  # <linux/rtnetlink.h>
@@ -32,6 +39,10 @@ NOT_YET = (errno.EBUSY, errno.EAGAIN)
 TRIES, PAUSE_S = 20, 0.1  # as the reference plugin
 NO_MAC = "00:00:00:00:00:00"
 """The VF's driver chooses one."""
+NO_GUIDS = (None, "00:00:00:00:00:00:00:00")
+"""What is told of a VF that has none, or by a driver that does not tell it."""
+ANY_GUID = "ff:ff:ff:ff:ff:ff:ff:ff"
+"""Takes a GUID away: the fabric gives one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,12 @@ def persist(socket: Socket, request: Request, not_yet: Collection[int]) -> None:
         time.sleep(PAUSE_S)
 
 
+def with_guids(settings: Settings) -> Settings:
+    """What takes a GUID away again stands where there was none."""
+    node, port = (ANY_GUID if each in NO_GUIDS else each for each in (settings.node_guid, settings.port_guid))
+    return replace(settings, node_guid=node, port_guid=port)
+
+
 def _await_mac(socket: Socket, target: Target, mac: str) -> None:
     """Some drivers answer before it is so."""
     found = read(socket, target)
@@ -206,12 +223,17 @@ def read(socket: Socket, target: Target) -> Settings | None:
 
 
 def parse(body: bytes, number: int) -> Settings | None:
-    """One VF out of the PF's RTM_NEWLINK; None where it is not there."""
+    """
+    One VF out of the PF's RTM_NEWLINK; None where it is not there.
+
+    A PF of InfiniBand tells its own address as everybody's (ipoib_get_vf_config()): that is no setting.
+    """
     listed = pack.attributes(body, HEADER.size + pack.IFINFOMSG.size).get(IFLA_VFINFO_LIST, b"")
     for kind, information in pack.split(listed):
         found = pack.attributes(information)
         if kind == IFLA_VF_INFO and pack.number(found.get(IFLA_VF_MAC, b"\xff" * 4)[:4]) == number:
-            return _settings(found)
+            settings = _settings(found)
+            return replace(settings, mac=None) if is_infiniband(body) else settings
     return None
 
 

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,12 +56,18 @@ def release(claim: Claim, sysfs: Path = SYSFS) -> None:
     function = sriov.find(claim.address, sysfs)
     if function is None:
         return
+    is_rebound = claim.link is not None and claim.wanted.node_guid is not None
+    if is_rebound and not function.driver:  # a call was killed just then
+        sriov.rebind(claim.address, sysfs)
+        function = sriov.find(claim.address, sysfs) or function
     with Namespaces(claim.netns, claim.netns_identity) as namespaces:
         target = target_of(function, namespaces.host)
         has_link = claim.link is not None and bool(function.driver) and not function.is_userspace
-        steps: list[Callable[[], None]] = [partial(_put_back, namespaces.host, target, claim)]
+        steps: list[Callable[[], object]] = [partial(_put_back, namespaces.host, target, claim)]
         if claim.link is not None and has_link:
             steps.insert(0, partial(_bring_home, claim, claim.link, namespaces, sysfs))
+            if is_rebound:
+                steps.append(partial(rebind, claim.address, namespaces.host, sysfs))
             steps.append(partial(_restore_link, claim, claim.link, namespaces.host, sysfs))
         steps.append(partial(_put_back_last, namespaces.host, target, claim))
         if claim.link is not None and has_link:
@@ -69,7 +75,7 @@ def release(claim: Claim, sysfs: Path = SYSFS) -> None:
         _take(steps)
 
 
-def _take(steps: list[Callable[[], None]]) -> None:
+def _take(steps: Sequence[Callable[[], object]]) -> None:
     errors: list[CNIError] = []
     for step in steps:
         try:
@@ -78,6 +84,21 @@ def _take(steps: list[Callable[[], None]]) -> None:
             errors.append(error)
     if errors:
         raise join(errors)
+
+
+def rebind(address: str, host: Socket, sysfs: Path = SYSFS) -> Link:
+    """
+    Let a VF's driver find its GUIDs, which it looks for when it is bound; its new link.
+
+    Raises TryAgainLater when it makes none.
+    """
+    sriov.rebind(address, sysfs)
+    deadline = time.monotonic() + RETURN_WAIT_S
+    while (found := _link_of(address, host, sysfs)) is None:
+        if time.monotonic() > deadline:
+            raise TryAgainLater(f"bind VF {address} to its driver: it makes no link: expected one")
+        time.sleep(RETURN_POLL_S)
+    return found
 
 
 def _bring_home(claim: Claim, before: Before, namespaces: Namespaces, sysfs: Path) -> None:
@@ -101,8 +122,12 @@ def _bring_home(claim: Claim, before: Before, namespaces: Namespaces, sysfs: Pat
 
 
 def _at_home(claim: Claim, host: Socket, sysfs: Path) -> Link | None:
-    """Its link on the node; sysfs knows whose it is, whatever its name."""
-    function = sriov.find(claim.address, sysfs)
+    return _link_of(claim.address, host, sysfs)
+
+
+def _link_of(address: str, host: Socket, sysfs: Path) -> Link | None:
+    """A VF's link on the node; sysfs knows whose it is, whatever its name."""
+    function = sriov.find(address, sysfs)
     return link.find(host, function.link) if function is not None and function.link else None
 
 

@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from meta_cni.cni.errors import KernelError
-from meta_cni.linux import link, vf
+from meta_cni.linux import link, vf, vf_release
 from meta_cni.linux.netlink import Socket
 from meta_cni.linux.vf import Rate, Settings, Vlan
+from meta_cni.linux.vf_claims import Before, Claim
 from tests.netns.chain import ours
 from tests.netns.conftest import PodNetns
-from tests.netns.functions import Card
+from tests.netns.functions import Card, State
 from tests.netns.traffic import is_reached, is_refused, source_seen
 
 pytestmark = pytest.mark.igb
@@ -30,6 +31,24 @@ pytestmark = pytest.mark.igb
 CARRIER_S = 15.0
 """igbvf looks for its link every two seconds of a slow clock."""
 MAC = "02:00:5e:00:53:01"
+GUID = "c2:11:22:33:44:55:66:77"
+
+
+@dataclass
+class Made:
+    """The VFs that there are, as they were made."""
+
+    addresses: list[str] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+
+    def is_so(self, card: Card) -> bool:
+        """Has no test left them another way?"""
+        return card.count() == len(self.addresses) > 0 and self.states == card.states(self.addresses)
+
+
+@pytest.fixture(scope="module")
+def made(card_names: list[str]) -> Made:
+    return Made()
 
 
 @pytest.fixture
@@ -175,6 +194,53 @@ def test_what_the_driver_refuses_is_told_and_all_else_is_put_back(
     assert answer["msg"].startswith(f"{setting} of VF 0 of {card.name} (igb): "), answer
     assert answer["msg"].endswith(word)
     assert [] == pod.links()
+    as_it_was()
+
+
+ASKED_GUID = [{"runtimeConfig": {"infinibandGUID": GUID}}, {"args": {"cni": {"guid": GUID}}}]
+
+
+@pytest.mark.parametrize("keys", ASKED_GUID, ids=["of the runtime", "of the network"])
+def test_a_guid_is_refused_on_ethernet_before_anything_is_touched(
+    pod: PodNetns,
+    card: Card,
+    asked: Callable[..., dict[str, Any]],
+    as_it_was: Callable[[], None],
+    keys: dict[str, Any],
+):
+    """By PF, VF, setting and driver."""
+    answer, code = ours("sriov", pod)("ADD", asked(**EVERYTHING, **keys))
+
+    told = f"infinibandGUID {GUID}: VF 0 of {card.name} (igb) is not on InfiniBand: "
+    assert (1, 7) == (code, answer["code"])
+    assert answer["msg"].endswith(f"{told}expected a VF that is, or no GUID"), answer
+    assert [] == pod.links()
+    as_it_was()
+
+
+@pytest.mark.parametrize("is_bound", [True, False], ids=["bound", "killed in between"])
+def test_a_vf_with_a_guid_is_given_to_its_driver_anew(
+    pod: PodNetns,
+    card: Card,
+    vfs: list[str],
+    as_it_was: Callable[[], None],
+    tmp_path: Path,
+    is_bound: bool,
+):
+    """A driver asks for its GUIDs then; igb has none, but VFs that are bound. Its link is as it was."""
+    found = card.link_of(vfs[0])
+    assert found is not None
+    wanted, before = Settings(node_guid=GUID, port_guid=GUID), card.settings(0)
+    own = Before(found.name, found.mac, found.mtu)
+    claim = Claim("c1", "eth0", vfs[0], card.name, 0, wanted, before, own, "media", pod.path)
+    if not is_bound:
+        (Path("/sys/bus/pci/devices") / vfs[0] / "driver" / "unbind").write_text(vfs[0])
+
+    vf_release.release(claim)
+
+    after = card.link_of(vfs[0])
+    assert after is not None
+    assert found.index != after.index
     as_it_was()
 
 

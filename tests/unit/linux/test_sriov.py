@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_cni.cni.errors import BadConfig
+from meta_cni.cni.errors import BadConfig, IOFailure
 from meta_cni.linux import sriov
 from meta_cni.linux.sriov import Function
 
@@ -208,3 +208,25 @@ def test_two_cards_do_not_mix(tree: Tree):
     expected = replace(tree.found(VFS[0]), address="0000:04:10.0", driver="igbvf", link="")
     expected = replace(expected, parent_address="0000:04:00.0", parent="ens2", parent_driver="igb")
     assert expected == tree.found("0000:04:10.0")
+
+
+@pytest.mark.parametrize("driver", ["iavf", ""])
+def test_a_vf_is_taken_from_its_driver_and_given_back(tree: Tree, driver: str):
+    """One that a call was killed with has none any more."""
+    unbind = tree.root / "bus" / "pci" / "drivers" / "iavf" / "unbind"
+    if not driver:
+        (tree.device(VFS[0]) / "driver").unlink()
+
+    sriov.rebind(VFS[0], tree.root)
+
+    assert bool(driver) == unbind.exists()
+    assert not driver or VFS[0] == unbind.read_text()
+    assert VFS[0] == (tree.root / "bus" / "pci" / "drivers_probe").read_text()
+
+
+def test_a_vf_that_cannot_be_given_to_a_driver_is_told(tree: Tree):
+    """By its address, in the kernel's words."""
+    (tree.root / "bus" / "pci" / "drivers_probe").mkdir()
+
+    with pytest.raises(IOFailure, match=f"bind VF {VFS[0]} to its driver: Is a directory"):
+        sriov.rebind(VFS[0], tree.root)

@@ -1,7 +1,10 @@
 """Messages about virtual functions, byte for byte as <linux/if_link.h> has them."""
 
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +77,44 @@ def test_a_service_vlan_has_its_protocol_in_the_networks_order(attribute: Attrib
     assert "set vlan 100 qos 3 protocol 802.1ad of VF 2 of eth1 (igb)" == request.action
 
 
+GUID_OF_THE_HEADER = """
+#include <stdio.h>
+#include <linux/if_link.h>
+int main(void)
+{
+	struct ifla_vf_guid guid = {.vf = 2, .guid = 0x02005e0053000001ULL};
+	printf("%d %d ", IFLA_VF_IB_NODE_GUID, IFLA_VF_IB_PORT_GUID);
+	for (unsigned each = 0; each < sizeof guid; each++)
+		printf("%02x", ((unsigned char *)&guid)[each]);
+	return 0;
+}
+"""
+
+
+def test_a_guid_is_laid_out_as_in_the_kernel_s_header(tmp_path: Path, attribute: Attribute, body: Body):
+    """No card here takes one, so nothing else would tell."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    (tmp_path / "guid.c").write_text(GUID_OF_THE_HEADER)
+    subprocess.run(["cc", "-o", tmp_path / "guid", tmp_path / "guid.c"], check=True)
+    node, port, octets = subprocess.run([tmp_path / "guid"], capture_output=True, text=True).stdout.split()
+
+    packed = [body(each)[16:] for each in vf.requests(TARGET, Settings(node_guid=GUID, port_guid=GUID))]
+
+    value = bytes.fromhex(octets)
+    expected = [attribute(int(kind), value) for kind in (node, port)]
+    assert [attribute(IFLA_VFINFO_LIST, attribute(IFLA_VF_INFO, each)) for each in expected] == packed
+
+
+def test_where_there_was_no_guid_it_is_taken_away_again():
+    """A card refuses 0, which is what it tells at first; some drivers tell none."""
+    before = Settings(node_guid="00:00:00:00:00:00:00:00")
+    own = Settings(node_guid=GUID, port_guid=GUID)
+
+    assert Settings(node_guid="ff:" * 7 + "ff", port_guid="ff:" * 7 + "ff") == vf.with_guids(before)
+    assert own == vf.with_guids(own)
+
+
 def test_settings_are_made_in_the_reference_plugin_s_order():
     """Some drivers take a spoof check only with an address, and trust only at the end."""
     wanted = Settings(Vlan(1), NO_MAC, Rate(1, 2), True, True, "enable", GUID, GUID)
@@ -121,6 +162,15 @@ def test_a_vf_is_read_among_others(attribute: Attribute):
         node_guid=GUID,
     )
     assert expected == vf.parse(told(attribute, other, own), 2)
+
+
+def test_an_infiniband_vf_has_no_address_that_could_be_put_back(attribute: Attribute):
+    """Its PF tells its own, of which a part changes whenever it is brought up (ipoib_get_vf_config())."""
+    own = information(attribute, 2, (NODE_GUID, struct.pack("@IQ", 2, 0x02005E0053000001)))
+    ethernet = told(attribute, own)
+    infiniband = ethernet[:18] + struct.pack("=H", 32) + ethernet[20:]
+
+    assert Settings(node_guid=GUID) == vf.parse(infiniband, 2)
 
 
 def test_what_a_driver_does_not_tell_is_none(attribute: Attribute):
