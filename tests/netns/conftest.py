@@ -15,7 +15,7 @@ import pytest
 
 from meta_cni import compose
 from meta_cni.cni.result import address_of, interface_address_of
-from meta_cni.linux import address, link, netns, route, sysctl
+from meta_cni.linux import address, device, link, netns, route, sysctl
 from meta_cni.linux.netlink import Socket
 from tests.guest.boots import FUNCTIONS
 from tests.guest.emulator import PORTS, mac
@@ -59,12 +59,12 @@ def log() -> Iterator[None]:
 
 @pytest.fixture
 def host() -> Iterator[Socket]:
-    """A socket on the node; links that a test leaves there are removed."""
+    """A socket on the node; links that a test leaves there are removed, but those of a card."""
     with Socket.open_host() as socket:
         before = {each.name for each in link.dump(socket)}
         yield socket
         for each in link.dump(socket):
-            if each.name not in before:
+            if each.name not in before and not device.is_pci_address(each.device):
                 socket.request([link.delete(each.name)])
 
 
@@ -115,14 +115,28 @@ def _printed(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.fixture
-def cards(host: Socket) -> Iterator[list[str]]:
-    """The links of the physical functions, in the order of the ports; functions are taken away afterwards."""
-    names = {each.mac: each.name for each in link.dump(host)}
+@pytest.fixture(scope="module")
+def card_names(private_node: netns.Private) -> Iterator[list[str]]:
+    """The links of the physical functions, in the order of the ports; functions are taken away in the end."""
+    with Socket.open_host() as socket:
+        names = {each.mac: each.name for each in link.dump(socket)}
     found = [names[mac(port)] for port in PORTS]
     yield found
-    for name in found:
-        Path(f"/sys/class/net/{name}/device/sriov_numvfs").write_text("0")
+    _take_away_functions(found)
+
+
+@pytest.fixture
+def cards(card_names: list[str], host: Socket) -> Iterator[list[str]]:
+    """The same; functions are taken away after each test."""
+    yield card_names
+    _take_away_functions(card_names)
+
+
+def _take_away_functions(cards: list[str]) -> None:
+    for name in cards:
+        file = Path(f"/sys/class/net/{name}/device/sriov_numvfs")
+        if file.read_text() != "0\n":
+            file.write_text("0")
 
 
 class PodNetns:

@@ -38,8 +38,14 @@ class Card:
     def device(self) -> Path:
         return self.sysfs / "class" / "net" / self.name / "device"
 
+    def count(self) -> int:
+        """Of its VFs."""
+        return int((self.device / "sriov_numvfs").read_text())
+
     def make(self, count: int) -> list[str]:
-        """So many VFs; their addresses."""
+        """So many VFs, instead of those that there are; their addresses."""
+        if self.count():
+            (self.device / "sriov_numvfs").write_text("0")
         (self.device / "sriov_numvfs").write_text(str(count))
         self.await_carrier()
         return [Path(os.readlink(self.device / f"virtfn{number}")).name for number in range(count)]
