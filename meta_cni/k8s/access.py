@@ -6,35 +6,36 @@ old one, a kubeconfig is generated again, an authority is replaced. So what was 
 a file of it has changed, when it expires, and when the server says that it does not know us. Keys and
 tokens are kept in memory only.
 
-Of a user in a kubeconfig: token, tokenFile, client certificate, exec (client.authentication.k8s.io).
+Of a user in a kubeconfig: token, tokenFile, client certificate, exec (client.authentication.k8s.io). What
+we would have to pass over is refused: somebody who acts for another one would act with rights of his own.
 """
 
 import base64
 import binascii
-import json
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
 
 from meta_cni.cni.errors import BadConfig, TryAgainLater
+from meta_cni.k8s import certificate, exec_credential, proxy
+from meta_cni.k8s.proxy import Proxy
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HOST, PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
 """Set by the kubelet in every container."""
-EXEC_API = "client.authentication.k8s.io/"
-EXEC_VERSIONS = ("v1", "v1beta1")
-EXEC_INFO = "KUBERNETES_EXEC_INFO"
-EXEC_DEADLINE_S = 10.0
 EXPIRY_MARGIN_S = 10.0
 CHECK_S = 1.0
 """How old an answer may be to whether files have changed."""
+OF_SERVICE_ACCOUNT = "as the kubelet mounts it for a pod's service account (automountServiceAccountToken)"
+UNKNOWN = ("as", "as-uid", "as-groups", "as-user-extra", "auth-provider", "username", "password")
+"""What a kubeconfig's user may have and we do not do."""
+CLUSTER_EXTENSION = "client.authentication.k8s.io/exec"
+"""Of a cluster in a kubeconfig, for credential plugins."""
 
 Stamps = tuple[tuple[int, int, int], ...]
 
@@ -50,16 +51,22 @@ class Access:
     """Certificates that sign the server's; empty for those of the system."""
     is_insecure: bool = False
     server_name: str = ""
-    proxy: str = ""
-    """Empty for that of the environment, if any."""
+    proxy: Proxy | None = None
     certificate: str = ""
     key: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
+    identity: str = ""
+    """Where the token or certificate is from, for error texts."""
     expires_s: float | None = None
     files: tuple[str, ...] = ()
     """What it was read from."""
     namespace: str = ""
     """The one that counts where none is named; empty where none is set."""
+
+    @property
+    def place(self) -> str:
+        """The server and the way there, for error texts."""
+        return f"{self.server} by proxy {self.proxy.url}" if self.proxy else self.server
 
     @property
     def connection(self) -> tuple[object, ...]:
@@ -130,33 +137,66 @@ def is_in_cluster(environment: Mapping[str, str]) -> bool:
 
 def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Credentials:
     """Those of the pod's service account, at the address that the environment names."""
-    host, port = environment[HOST], environment[PORT]
-    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def read() -> Access:
+        server = _service(environment)
         token, authority = directory / "token", directory / "ca.crt"
-        where = f"the service account in {directory}"
         files = (str(token), str(authority))
-        return Access(server, where, _text(authority), token=_text(token).strip(), files=files)
+        text = _text(authority, OF_SERVICE_ACCOUNT)
+        certificate.require_authority(text, str(authority))
+        return Access(
+            server=server,
+            where=f"the service account in {directory}",
+            authority=text,
+            proxy=proxy.of_environment(server, environment),
+            token=_token(_text(token, OF_SERVICE_ACCOUNT), str(token)),
+            identity=str(token),
+            files=files,
+        )
 
     return Credentials(read)
 
 
-def of_kubeconfig(path: Path, context: str = "") -> Credentials:
+def _service(environment: Mapping[str, str]) -> str:
+    """The API server's service, as a URL; its address may be IPv6."""
+    host, port = environment.get(HOST, ""), environment.get(PORT, "")
+    for name, text in ((HOST, host), (PORT, port)):
+        if not text:
+            raise BadConfig(f"environment has no {name}: expected a kubeconfig, or a pod of the cluster")
+    if not port.isdecimal():
+        raise BadConfig(f"environment {PORT} {port!r}: expected a number")
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def of_kubeconfig(path: Path, context: str = "", environment: Mapping[str, str] = os.environ) -> Credentials:
     """Those of a context in a kubeconfig, the current one by default."""
-    return Credentials(lambda: _read_kubeconfig(path, context))
+    return Credentials(lambda: _read_kubeconfig(path, context, environment))
 
 
-def _text(path: Path) -> str:
-    """A file that may come later, such as one of a volume."""
+def _text(path: Path, expected: str = "") -> str:
+    """A file that may come later, such as one of a volume, and is not empty."""
     try:
-        return path.read_text()
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "expected text"
-        raise TryAgainLater(f"read {path}: {reason}") from None
+        reason = getattr(error, "strerror", None) or "it is no text"
+    else:
+        if text.strip():
+            return text
+        reason = "it is empty"
+    raise TryAgainLater(
+        f"read {path}: {reason}" + (f": expected it {expected}" if expected else "")
+    ) from None
 
 
-def _read_kubeconfig(path: Path, context: str) -> Access:
+def _token(text: str, where: str) -> str:
+    """A token goes into a line of a request."""
+    token = text.strip()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise BadConfig(f"{where}: expected a token on one line, without spaces")
+    return token
+
+
+def _read_kubeconfig(path: Path, context: str, environment: Mapping[str, str]) -> Access:
     import yaml  # noqa: PLC0415 - only where there is a kubeconfig
 
     try:
@@ -165,7 +205,8 @@ def _read_kubeconfig(path: Path, context: str) -> Access:
         raise BadConfig(f"read kubeconfig {path}: {getattr(error, 'problem', None) or 'no YAML'}") from None
     if not isinstance(document, dict):
         raise BadConfig(f"read kubeconfig {path}: expected an object with clusters, users and contexts")
-    return _Kubeconfig(path, document).access(context or str(document.get("current-context") or ""))
+    whole = _Kubeconfig(path, document, environment)
+    return whole.access(context or str(document.get("current-context") or ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,37 +215,67 @@ class _Kubeconfig:
 
     path: Path
     document: Mapping[str, Any]
+    environment: Mapping[str, str]
+    files: list[str] = field(default_factory=list)
+    """What was read so far."""
 
     def access(self, name: str) -> Access:
         """What one context means."""
         if not name:
-            raise BadConfig(f"kubeconfig {self.path}: expected current-context")
+            raise self._wrong("current-context", "the name of a context")
         context = self._named("context", name)
-        cluster = self._named("cluster", str(context.get("cluster") or ""))
-        user_name = str(context.get("user") or "")
-        user = self._named("user", user_name) if user_name else {}
-        server = server_of(str(cluster.get("server") or ""), f"kubeconfig {self.path}")
-        files = [str(self.path)]
-        values: dict[str, Any] = {
-            "authority": self._pem(cluster, "certificate-authority", files),
-            "is_insecure": bool(cluster.get("insecure-skip-tls-verify")),
-            "server_name": str(cluster.get("tls-server-name") or ""),
-            "proxy": str(cluster.get("proxy-url") or ""),
-            "certificate": self._pem(user, "client-certificate", files),
-            "key": self._pem(user, "client-key", files),
-            "token": self._token(user, files),
-            "namespace": str(context.get("namespace") or ""),
+        cluster_name, user_name = self._field(context, "cluster"), self._field(context, "user")
+        cluster = self._named("cluster", cluster_name)
+        self.files.append(str(self.path))
+        values = self._server(cluster, f"cluster {cluster_name}")
+        if user_name:
+            user = f"user {user_name}"
+            values |= self._identity(self._named("user", user_name), user, cluster, str(values["authority"]))
+        return Access(
+            where=f"kubeconfig {self.path}, context {name}",
+            namespace=self._field(context, "namespace"),
+            files=tuple(self.files),
+            **values,
+        )
+
+    def _server(self, cluster: Mapping[str, Any], what: str) -> dict[str, Any]:
+        """Where the server is, and how it is known."""
+        server = server_of(self._field(cluster, "server"), f"kubeconfig {self.path}, {what}")
+        authority = self._pem(cluster, "certificate-authority")
+        is_insecure = cluster.get("insecure-skip-tls-verify") or False
+        if not isinstance(is_insecure, bool):
+            raise self._wrong(f"{what}: insecure-skip-tls-verify {is_insecure!r}", "true or false")
+        if is_insecure and authority:
+            raise self._wrong(f"{what}: insecure-skip-tls-verify", "no certificate-authority beside it")
+        if authority:
+            certificate.require_authority(authority, f"kubeconfig {self.path}, {what}: certificate-authority")
+        given = self._field(cluster, "proxy-url")
+        way = f"kubeconfig {self.path}, {what}: proxy-url"
+        return {
+            "server": server,
+            "authority": authority,
+            "is_insecure": is_insecure,
+            "server_name": self._field(cluster, "tls-server-name"),
+            "proxy": proxy.parse(given, way) if given else proxy.of_environment(server, self.environment),
         }
-        if values["is_insecure"] and values["authority"]:
-            raise self._wrong("insecure-skip-tls-verify", "no certificate-authority beside it")
-        if bool(values["certificate"]) != bool(values["key"]):
-            raise self._wrong(f"user {user_name}", "both client-certificate and client-key")
+
+    def _identity(
+        self, user: Mapping[str, Any], what: str, cluster: Mapping[str, Any], authority: str
+    ) -> dict[str, Any]:
+        """Who we are; nobody where the user has nothing that says it."""
+        where = f"kubeconfig {self.path}, {what}"
+        for key in UNKNOWN:
+            if user.get(key):
+                raise self._wrong(f"{what}: {key}", "token, tokenFile, a client certificate or exec")
         if user.get("exec"):
-            values.update(self._executed(user["exec"], cluster))
-        elif user.get("auth-provider") or user.get("username"):
-            raise self._wrong(f"user {user_name}", "token, tokenFile, a client certificate or exec")
-        where = f"kubeconfig {self.path}, context {name}"
-        return Access(server=server, where=where, files=tuple(files), **values)
+            return self._executed(user["exec"], where, cluster, authority)
+        pem = self._pem(user, "client-certificate"), self._pem(user, "client-key")
+        if bool(pem[0]) != bool(pem[1]):
+            raise self._wrong(what, "both client-certificate and client-key")
+        if pem[0]:
+            certificate.require_pair(*pem, where)
+        token, identity = self._token(user, where)
+        return {"certificate": pem[0], "key": pem[1], "token": token, "identity": identity}
 
     def _wrong(self, what: str, expected: str) -> BadConfig:
         return BadConfig(f"kubeconfig {self.path}: {what}: expected {expected}")
@@ -216,87 +287,68 @@ class _Kubeconfig:
             if isinstance(each, dict) and each.get("name") == name and isinstance(each.get(kind), dict):
                 found: Mapping[str, Any] = each[kind]
                 return found
-        raise self._wrong(f"{kind} {name!r}", f"an entry of this name in {kind}s")
+        raise self._wrong(f"{kind} {name!r}", f"an entry of this name in {kind}s, with an object {kind}")
+
+    def _field(self, section: Mapping[str, Any], key: str) -> str:
+        """A text; empty where there is none."""
+        text = section.get(key)
+        if text is not None and not isinstance(text, str):
+            raise self._wrong(key, f"a text, not {type(text).__name__}")
+        return text or ""
 
     def _beside(self, name: str) -> Path:
         """A relative path starts where the kubeconfig is."""
         return self.path.parent / name
 
-    def _pem(self, section: Mapping[str, Any], key: str, files: list[str]) -> str:
+    def _pem(self, section: Mapping[str, Any], key: str) -> str:
         """Given as data, which wins, or in a file."""
-        data = section.get(f"{key}-data")
+        data = self._field(section, f"{key}-data")
         if data:
             try:
-                return base64.b64decode(str(data), validate=True).decode()
-            except (binascii.Error, UnicodeDecodeError):
+                return base64.b64decode(data, validate=True).decode()
+            except (binascii.Error, ValueError):
                 raise self._wrong(f"{key}-data", "PEM in base64") from None
-        if not section.get(key):
+        name = self._field(section, key)
+        if not name:
             return ""
-        path = self._beside(str(section[key]))
-        files.append(str(path))
-        return _text(path)
+        path = self._beside(name)
+        self.files.append(str(path))
+        return _text(path, f"as {key} of kubeconfig {self.path} says")
 
-    def _token(self, user: Mapping[str, Any], files: list[str]) -> str:
-        """A tokenFile wins, as it does for kubectl."""
-        if user.get("tokenFile"):
-            path = self._beside(str(user["tokenFile"]))
-            files.append(str(path))
-            return _text(path).strip()
-        return str(user.get("token") or "")
+    def _token(self, user: Mapping[str, Any], where: str) -> tuple[str, str]:
+        """And where it stands; a tokenFile wins, as it does for kubectl."""
+        name = self._field(user, "tokenFile")
+        if not name:
+            return _token(self._field(user, "token"), f"{where}: token"), where
+        path = self._beside(name)
+        self.files.append(str(path))
+        return _token(_text(path, f"as tokenFile of {where} says"), str(path)), str(path)
 
-    def _executed(self, given: Any, cluster: Mapping[str, Any]) -> dict[str, Any]:
+    def _executed(self, given: Any, where: str, cluster: Mapping[str, Any], authority: str) -> dict[str, Any]:
         """What a credential plugin prints."""
-        section = given if isinstance(given, dict) else {}
-        command = str(section.get("command") or "")
-        api_version = str(section.get("apiVersion") or "")
-        if not command or api_version.removeprefix(EXEC_API) not in EXEC_VERSIONS:
-            versions = " or ".join(EXEC_API + each for each in EXEC_VERSIONS)
-            raise self._wrong("exec", f"command, and apiVersion {versions}")
-        if section.get("interactiveMode") == "Always":
-            raise self._wrong(f"exec {command}", "one that asks nobody: interactiveMode is Always")
-        program = str(self._beside(command)) if "/" in command else command
-        information: dict[str, Any] = {
-            "apiVersion": api_version,
-            "kind": "ExecCredential",
-            "spec": {"interactive": False},
-        }
-        if section.get("provideClusterInfo"):
-            information["spec"]["cluster"] = dict(cluster)
-        named = {str(each["name"]): str(each["value"]) for each in section.get("env") or ()}
-        environment = {**os.environ, **named, EXEC_INFO: json.dumps(information)}
-        arguments = [str(each) for each in section.get("args") or ()]
-        return _credential(f"kubeconfig {self.path}: exec {command}", [program, *arguments], environment)
-
-
-def _credential(where: str, command: list[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run a credential plugin within its deadline; raises TryAgainLater."""
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=EXEC_DEADLINE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise TryAgainLater(f"{where}: no answer within {EXEC_DEADLINE_S:g} s") from None
-    except OSError as error:
-        raise TryAgainLater(f"{where}: {error.strerror}") from None
-    if done.returncode != 0:
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise TryAgainLater(f"{where}: exit code {done.returncode}: {last}")
-    try:
-        status = json.loads(done.stdout)["status"]
-        expiry = status.get("expirationTimestamp")
+        program = exec_credential.parse(given, where, self.path.parent)
+        found = exec_credential.run(program, self.environment, _told(cluster, authority))
+        if found.certificate:
+            certificate.require_pair(found.certificate, found.key, program.where)
         return {
-            "token": str(status.get("token") or ""),
-            "certificate": str(status.get("clientCertificateData") or ""),
-            "key": str(status.get("clientKeyData") or ""),
-            "expires_s": datetime.fromisoformat(expiry).timestamp() if expiry else None,
+            "token": _token(found.token, program.where),
+            "certificate": found.certificate,
+            "key": found.key,
+            "identity": program.where,
+            "expires_s": found.expires_s,
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise TryAgainLater(f"{where}: expected an ExecCredential with a status") from None
+
+
+def _told(cluster: Mapping[str, Any], authority: str) -> dict[str, Any]:
+    """What a credential plugin may know of a cluster: its authority itself, not its file."""
+    keys = ("server", "tls-server-name", "insecure-skip-tls-verify", "proxy-url")
+    told = {key: cluster[key] for key in keys if cluster.get(key)}
+    if authority:
+        told["certificate-authority-data"] = base64.b64encode(authority.encode()).decode()
+    for each in cluster.get("extensions") or ():
+        if isinstance(each, dict) and each.get("name") == CLUSTER_EXTENSION:
+            told["config"] = each.get("extension")
+    return told
 
 
 def server_of(text: str, where: str) -> str:

@@ -29,7 +29,7 @@ from urllib.parse import quote, urlencode
 
 from meta_cni import __version__
 from meta_cni.cni.errors import TryAgainLater
-from meta_cni.k8s import lists
+from meta_cni.k8s import certificate, lists
 from meta_cni.k8s.access import Access, Credentials
 from meta_cni.k8s.store import (
     EVERY,
@@ -193,22 +193,13 @@ class _Connections:
         configuration.keep_alive = True
         configuration.retries = False
         configuration.connection_pool_maxsize = CONNECTIONS
-        if access.proxy:
-            configuration.proxy = access.proxy
-        self._files = [_unnamed(each) for each in (access.certificate, access.key) if each]
+        configuration.proxy = access.proxy.url if access.proxy else None
+        configuration.proxy_headers = access.proxy.headers if access.proxy else None
+        configuration.no_proxy = ""  # what a proxy is taken for is decided by now
+        self._files = [certificate.unnamed(each) for each in (access.certificate, access.key) if each]
         if self._files:
-            certificate, key = self._files
-            configuration.cert_file = f"/proc/self/fd/{certificate.fileno()}"
-            configuration.key_file = f"/proc/self/fd/{key.fileno()}"
+            configuration.cert_file, configuration.key_file = map(certificate.path_of, self._files)
         self.client = parts.Client(configuration)
-
-
-def _unnamed(text: str) -> Any:
-    """A file that has no name, so that no key is left on a disk."""
-    file = os.fdopen(os.memfd_create("meta-cni", os.MFD_CLOEXEC), "r+b")
-    file.write(text.encode())
-    file.flush()
-    return file
 
 
 class Server:
@@ -273,7 +264,9 @@ class Server:
         except parts.Refused as error:
             raise _NoAnswer(str(error.reason).rpartition("\n")[2], is_untrusted=True) from None
         except (parts.HTTPError, OSError, ValueError) as error:
-            raise _NoAnswer(_reason_of(error), is_sent=not _is_unsent(error)) from None
+            is_untrusted = type(getattr(error, "original_error", None)).__name__ == "SSLError"  # a proxy's
+            is_sent = not _is_unsent(error)
+            raise _NoAnswer(_reason_of(error), is_sent=is_sent, is_untrusted=is_untrusted) from None
 
     @contextmanager
     def watching(self, response: Any) -> Iterator[None]:
@@ -463,7 +456,7 @@ class ApiStore:
             raise TryAgainLater(f"{request.what}: {self._place()}: {_reason_of(error)}") from None
 
     def _place(self) -> str:
-        return self.server.credentials.current().server
+        return self.server.credentials.current().place
 
     def _answered(self, request: _Request, timeout: tuple[float, float] | None = None) -> Any:
         """The response of a try that succeeded; raises what the last one met."""
@@ -534,20 +527,21 @@ class ApiStore:
             if self.server.credentials.renew(access).connection != access.connection:
                 return _Passing(error.reason)
             raise Forbidden(
-                f"{request.what}: {access.server}: {error.reason}: "
+                f"{request.what}: {access.place}: {error.reason}: "
                 f"expected a certificate as {access.where} has them"
             )
         if error.is_sent and request.verb == "create":
-            raise TryAgainLater(f"{request.what}: {access.server}: {error.reason}: it may have been done")
+            raise TryAgainLater(f"{request.what}: {access.place}: {error.reason}: it may have been done")
         return _Passing(error.reason)
 
     def _unknown(self, request: _Request, access: Access, status: Mapping[str, Any]) -> "_Passing":
-        """The token has expired: there may be a new one."""
-        if self.server.credentials.renew(access).token != access.token:
+        """The token or certificate has expired: there may be a new one."""
+        newest = self.server.credentials.renew(access)
+        if (newest.token, newest.connection) != (access.token, access.connection):
             return _Passing("401", 0.0)
         raise Forbidden(
-            f"{request.what}: {access.server}: {_said(status)} (401): "
-            f"expected a token or certificate that is valid in {access.where}"
+            f"{request.what}: {access.place}: {_said(status)} (401): "
+            f"expected a token or certificate that is valid in {access.identity or access.where}"
         )
 
 

@@ -259,8 +259,10 @@ class StandIn:
         latency_s: float = 0.0,
         is_tls: bool = False,
         address: str = "127.0.0.1",
+        name: str = "",
         token: str = "secret",
     ) -> None:
+        """`name` is what its certificate is for, its address by default."""
         self.latency_s = latency_s
         self.objects = Objects()
         self.tokens = {token: "system:serviceaccount:kube-system:meta-cni"}
@@ -273,6 +275,7 @@ class StandIn:
         """What /readyz answers, when it may."""
         self.requests: list[Asked] = []
         self.address = address
+        self.name = name or address
         self.authority = Authority() if is_tls else None
         self._faults: list[tuple[Fault, str]] = []
         self._lock = threading.Lock()
@@ -385,7 +388,7 @@ class _Http(ThreadingHTTPServer):
     def __init__(self, stand_in: StandIn, port: int) -> None:
         self.stand_in = stand_in
         self.address_family = socket.AF_INET6 if ":" in stand_in.address else socket.AF_INET
-        self.context = stand_in.authority.server_context(stand_in.address) if stand_in.authority else None
+        self.context = stand_in.authority.server_context(stand_in.name) if stand_in.authority else None
         self.connections: dict[socket.socket, bool] = {}
         """Whether there is a watch on it."""
         self.lock = threading.Lock()

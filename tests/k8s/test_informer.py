@@ -133,7 +133,7 @@ def test_what_it_may_not_watch_it_says(store: ApiStore, stand_in: StandIn):
 def test_it_gets_over_a_server_that_has_not_read_its_roles_yet(store: ApiStore, stand_in: StandIn):
     """A restart of the API server needs no restart of ours."""
     stand_in.put(NAD, network("first"))
-    informer = Informer(store.within(SOON_S), NAD, pauses_s=QUICK_S)
+    informer = Informer(store, NAD, pauses_s=QUICK_S)
     with running(informer, store.server):
         assert informer.wait_until_synced(SOON_S)
 
