@@ -1,9 +1,17 @@
 """Certificates for servers and clients of the tests, signed by an authority that lives as long as a test."""
 
+import base64
+import json
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import trustme
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +53,17 @@ class Authority:
 
 def _pair(issued: trustme.LeafCert) -> Pair:
     return Pair(issued.cert_chain_pems[0].bytes().decode(), issued.private_key_pem.bytes().decode())
+
+
+def json_web_token(claims: Mapping[str, Any], key: str) -> str:
+    """Signed with a key on P-256 (RFC 7515, RFC 7518 section 3.4)."""
+    private = load_pem_private_key(key.encode(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    header = {"alg": "ES256", "typ": "JWT"}
+    text = ".".join(_base64(json.dumps(each).encode()) for each in (header, claims))
+    numbers = decode_dss_signature(private.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
+    return f"{text}.{_base64(b''.join(each.to_bytes(32, 'big') for each in numbers))}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from tests.k8s.assets import Assets
-from tests.k8s.certificates import Authority, Pair
+from tests.k8s.certificates import Authority, Pair, json_web_token
 from tests.k8s.stand_in import write_kubeconfig
 
 Object = dict[str, Any]
@@ -30,6 +30,7 @@ ADVERTISED = "192.0.2.1"  # RFC 5737: nobody is told; without one it looks for a
 START_S = 120.0
 STOP_S = 30.0
 POLL_S = 0.1
+LEEWAY_S = 60
 ISSUER = "https://kubernetes.default.svc"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 PATHS = {
@@ -173,9 +174,43 @@ class Cluster:
             raise RuntimeError(f"create token of {namespace}/{account}: {answer['message']}")
         return str(answer["status"]["token"])
 
-    def write_kubeconfig(self, path: Path, **user: Any) -> Path:
+    def sign(self, namespace: str, account: str, seconds: float) -> str:
+        """
+        A token that is valid for so few seconds, by the key of this server; it says 401 up to ten later.
+
+        A server goes on for a minute after the time that is in a token (go-jose, DefaultLeeway), and keeps
+        for ten seconds whom it knew (tokenSuccessCacheTTL). TokenRequest gives none below ten minutes.
+        """
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}"
+        known = self.ask("GET", path)[1]["metadata"]["uid"]
+        bound = {"namespace": namespace, "serviceaccount": {"name": account, "uid": known}}
+        now = int(time.time())
+        claims = {
+            "iss": ISSUER,
+            "aud": [ISSUER],
+            "sub": f"system:serviceaccount:{namespace}:{account}",
+            "iat": now - 3600,
+            "nbf": now - 3600,
+            "exp": now + int(seconds) - LEEWAY_S,
+            "kubernetes.io": bound,
+        }
+        return json_web_token(claims, (self.directory / "accounts.key").read_text())
+
+    def knows(self, token: str) -> bool:
+        """Whether the server takes a token."""
+        context = ssl.create_default_context(cadata=self.authority.certificate)
+        connection = http.client.HTTPSConnection(ADDRESS, self._port, context=context, timeout=30)
+        try:
+            connection.request("GET", "/api/v1/pods?limit=1", headers={"Authorization": f"Bearer {token}"})
+            return connection.getresponse().status != 401
+        finally:
+            connection.close()
+
+    def write_kubeconfig(self, path: Path, proxy: str = "", **user: Any) -> Path:
         """A kubeconfig for it; the administrator's, unless a user is given in kubectl's words."""
         cluster = {"server": self.url, "certificate-authority": str(self.directory / "authority.crt")}
+        if proxy:
+            cluster["proxy-url"] = proxy
         files = {
             "client-certificate": str(self.directory / "administrator.crt"),
             "client-key": str(self.directory / "administrator.key"),

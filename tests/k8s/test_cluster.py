@@ -4,11 +4,13 @@ What only a real API server can show: roles, tokens, a schema that is enforced, 
 Skips where there is none.
 """
 
+import base64
+import json
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +18,17 @@ from typing import Any
 
 import pytest
 
-from meta_cni.k8s import api_store
+from meta_cni.k8s import access, api_store
 from meta_cni.k8s.access import HOST, PORT, in_cluster
 from meta_cni.k8s.api_store import ApiStore, Server
 from meta_cni.k8s.cached_store import NODE
 from meta_cni.k8s.informer import Informer
 from meta_cni.k8s.store import Forbidden, Kind, NotServed, Object, Selector
+from tests.k8s.certificates import Authority
 from tests.k8s.cluster import Cluster
 from tests.k8s.conftest import TREE, opened
+from tests.k8s.proxy import ConnectProxy
+from tests.unit.k8s.test_access import EXEC, program
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +134,177 @@ def test_a_token_that_the_server_does_not_take_is_replaced_by_the_new_one(
 
     (account / "token").write_text(cluster.token("kube-system", "meta-cni", 600))
     assert "p" == daemon.get(Kind.POD, namespace, "p")["metadata"]["name"]
+
+
+def expired(cluster: Cluster) -> str:
+    """A token that the server took a moment ago."""
+    token = cluster.sign("kube-system", "meta-cni", 4)
+    assert cluster.knows(token)
+    deadline = time.monotonic() + SOON_S
+    while cluster.knows(token):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return token
+
+
+def by_file(cluster: Cluster, directory: Path) -> tuple[ApiStore, Callable[[str], object], str]:
+    """As the daemon has its token: in a file that the kubelet writes."""
+    host, _, port = cluster.url.removeprefix("https://").rpartition(":")
+    (directory / "ca.crt").write_text(cluster.authority.certificate)
+    store = ApiStore(Server(in_cluster({HOST: host, PORT: port}, directory)))
+    return store, (directory / "token").write_text, str(directory / "token")
+
+
+def by_program(cluster: Cluster, directory: Path) -> tuple[ApiStore, Callable[[str], object], str]:
+    """As many have it on a command line: from a credential plugin."""
+    program(directory / "program", f"cat {directory}/printed")
+    path = cluster.write_kubeconfig(directory / "kubeconfig", exec=EXEC)
+
+    def write(token: str) -> None:
+        credential = {"apiVersion": EXEC["apiVersion"], "kind": "ExecCredential", "status": {"token": token}}
+        (directory / "printed").write_text(json.dumps(credential))
+
+    return opened(path), write, f"kubeconfig {path}, user us: exec ./program"
+
+
+@pytest.mark.parametrize("way", [by_file, by_program])
+def test_a_token_that_expires_is_read_again(
+    cluster: Cluster,
+    tmp_path: Path,
+    namespace: str,
+    administrator: ApiStore,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Any,
+):
+    """
+    When the server says so, by 401; until there is a new one it is told where it should be.
+
+    Nobody looks at the file in between: what counts here is the server's word.
+    """
+    monkeypatch.setattr(access, "CHECK_S", 3600.0)
+    administrator.create(Kind.POD, pod(namespace, "p"))
+    store, write, place = way(cluster, tmp_path)
+    token = expired(cluster)
+    write(token)
+
+    with pytest.raises(Forbidden) as caught:
+        store.get(Kind.POD, namespace, "p")
+    write(cluster.token("kube-system", "meta-cni"))
+    found = store.get(Kind.POD, namespace, "p")
+
+    assert 11 == caught.value.code
+    assert (
+        f"Unauthorized (401): expected a token or certificate that is valid in {place}"
+        in caught.value.message
+    )
+    assert "p" == found["metadata"]["name"]
+    assert {("get", "pods", "401"): 2, ("get", "pods", "200"): 1} == store.server.tally.read()
+
+
+def test_informers_live_through_an_expiring_token(
+    cluster: Cluster, tmp_path: Path, administrator: ApiStore, namespace: str
+):
+    """The kubelet has written a new one by then: a watch that ends begins anew with that, without a list."""
+    administrator.create(NAD, network(namespace, "n"))
+    store, write, _ = by_file(cluster, tmp_path)
+    token = cluster.sign("kube-system", "meta-cni", 4)
+    write(token)
+    with following(store, NAD, Selector()) as informer:
+        assert cluster.knows(token)
+        write(cluster.token("kube-system", "meta-cni"))
+        deadline = time.monotonic() + SOON_S
+        while cluster.knows(token):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        store.server.end_watches()
+        administrator.create(NAD, network(namespace, "m"))
+        while not informer.find(namespace, "m"):
+            assert time.monotonic() < deadline, informer.problem()
+            time.sleep(0.05)
+
+        assert 1 == informer.lists
+
+
+def test_a_client_certificate_is_who_we_are(
+    cluster: Cluster, tmp_path: Path, namespace: str, administrator: ApiStore
+):
+    """Its common name is the user; what that one may do is allowed, and no more."""
+    user = f"daemon-of-{namespace}"
+    bind(cluster, user)
+    administrator.create(Kind.POD, pod(namespace, "p"))
+    pair = cluster.authority.issue(user, "nodes")
+    store = opened(
+        cluster.write_kubeconfig(
+            tmp_path / "k",
+            **{
+                "client-certificate-data": in_base64(pair.certificate),
+                "client-key-data": in_base64(pair.key),
+            },
+        )
+    )
+
+    assert "p" == store.get(Kind.POD, namespace, "p")["metadata"]["name"]
+    with pytest.raises(Forbidden, match=rf'User "{user}" cannot delete .*verbs \[\'delete\'\]'):
+        store.delete(Kind.POD, namespace, "p")
+
+
+def test_a_client_certificate_that_the_server_does_not_know_is_replaced(
+    cluster: Cluster, tmp_path: Path, namespace: str, administrator: ApiStore, monkeypatch: pytest.MonkeyPatch
+):
+    """By what its files have then; no token is there to tell that it is another one."""
+    monkeypatch.setattr(access, "CHECK_S", 3600.0)
+    user = f"daemon-of-{namespace}"
+    bind(cluster, user)
+    administrator.create(Kind.POD, pod(namespace, "p"))
+
+    def write(authority: Authority) -> None:
+        pair = authority.issue(user, "nodes")
+        (tmp_path / "our.crt").write_text(pair.certificate)
+        (tmp_path / "our.key").write_text(pair.key)
+
+    write(Authority())
+    files = {"client-certificate": "our.crt", "client-key": "our.key"}
+    store = opened(cluster.write_kubeconfig(tmp_path / "k", **files))
+
+    with pytest.raises(
+        Forbidden, match=rf"\(401\): expected a token or certificate .* in kubeconfig {tmp_path}/k, user us"
+    ):
+        store.get(Kind.POD, namespace, "p")
+    write(cluster.authority)
+
+    assert "p" == store.get(Kind.POD, namespace, "p")["metadata"]["name"]
+
+
+def bind(cluster: Cluster, user: str) -> None:
+    """Give a user the daemon's role."""
+    group = "rbac.authorization.k8s.io"
+    cluster.create(
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "meta-cni"},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+        }
+    )
+
+
+def in_base64(text: str) -> str:
+    """As the keys that end with -data have it."""
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_a_proxy_of_a_kubeconfig_leads_to_the_server(cluster: Cluster, tmp_path: Path, namespace: str):
+    """With the client's certificate, which is shown to the server behind it; watches as well."""
+    with ConnectProxy() as proxy:
+        store = opened(cluster.write_kubeconfig(tmp_path / "k", proxy.url))
+        _, version = store.list(NAD, namespace)
+        store.create(NAD, network(namespace, "n"))
+        told = next(store.watch(NAD, namespace, version, SOON_S))
+        target = cluster.url.removeprefix("https://")
+
+    assert ("ADDED", "n") == (told.type, told.object["metadata"]["name"])
+    assert {target} == set(proxy.asked)
 
 
 def test_a_server_that_restarts_is_waited_for(

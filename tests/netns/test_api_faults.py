@@ -387,11 +387,17 @@ def test_a_server_that_stays_unready_is_told(cluster: Cluster):
 
 
 def test_a_token_that_has_expired_is_told(cluster: Cluster):
-    """With where it is from."""
-    cluster.follow()
-    cluster.stand_in.tokens.clear()
+    """With the file that it is from; the new one there counts at once."""
+    token = cluster.node.root / "token"
+    token.write_text("secret")
+    cluster.kubeconfig = str(cluster.stand_in.write_kubeconfig(cluster.node.root / "k", tokenFile=str(token)))
+    cluster.freeze()
+    cluster.pod("a")
+    cluster.stand_in.tokens = {"newer": "us"}
 
-    assert "expected a token or certificate that is valid in" in cluster.refused()
+    assert cluster.refused().endswith(f"expected a token or certificate that is valid in {token}")
+    token.write_text("newer")
+    cluster.add()
 
 
 def test_a_status_that_waits_is_not_overtaken(cluster: Cluster):
