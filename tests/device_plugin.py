@@ -105,7 +105,7 @@ def _register(kubelet: Path, about: bytes) -> None:
     with grpc.insecure_channel(f"unix:{kubelet}") as channel:
         for is_last in (False, False, True):
             try:
-                channel.unary_unary(f"/{PACKAGE}.Registration/Register")(about)
+                channel.unary_unary(f"/{PACKAGE}.Registration/Register")(about, 60, wait_for_ready=True)
                 return
             except grpc.RpcError:
                 if is_last:

@@ -21,7 +21,7 @@ from tests.device_plugin import DevicePlugin
 from tests.netns import containerd
 from tests.netns.containerd import IMAGE, Containerd
 from tests.netns.daemons import until
-from tests.netns.kubelets import NODE, RealKubelet
+from tests.netns.kubelets import NODE, SETTINGS, RealKubelet
 
 pytestmark = pytest.mark.slow
 RESOURCE = "example.com/sriov"
@@ -47,11 +47,12 @@ def runtime(tmp_path: Path, host: Socket) -> Iterator[Containerd]:
 
 @pytest.fixture
 def kubelet(tmp_path: Path, runtime: Containerd) -> Iterator[Callable[..., RealKubelet]]:
-    """One with more configuration, which is started."""
+    """One with these features, which is started; it leaves the machine's kernel as it is."""
     made: list[RealKubelet] = []
+    before = settings()
 
-    def start(**configuration: Any) -> RealKubelet:
-        made.append(RealKubelet(tmp_path, runtime, **configuration))
+    def start(**gates: bool) -> RealKubelet:
+        made.append(RealKubelet(tmp_path, runtime, **gates))
         made[-1].start()
         return made[-1]
 
@@ -60,6 +61,12 @@ def kubelet(tmp_path: Path, runtime: Containerd) -> Iterator[Callable[..., RealK
         each.kill()
     for sandbox in runtime.sandboxes():
         runtime.remove(sandbox.id)
+    assert before == settings()
+
+
+def settings() -> dict[str, str]:
+    """Of the kernel, which a kubelet changes where it can."""
+    return {each: Path("/proc/sys", each).read_text() for each in SETTINGS}
 
 
 def pod() -> dict[str, Any]:
@@ -97,10 +104,9 @@ def test_what_the_kubelet_allocated_is_what_we_are_told(
     kubelet: Callable[..., RealKubelet], runtime: Containerd, is_get_served: bool
 ):
     """By Get, by List where that is switched off, and by the checkpoint once nobody listens."""
-    started = kubelet(featureGates={"KubeletPodResourcesGet": is_get_served})
-    plugins = started.directory / "device-plugins"
+    started = kubelet(KubeletPodResourcesGet=is_get_served)
     client = Kubelet(started.directory)
-    with device_plugin.registered(plugins, RESOURCE, DEVICES) as plugin:
+    with device_plugin.registered(started.plugins, RESOURCE, DEVICES) as plugin:
         uid = admitted(started, runtime, plugin)
         told = client.allocation("telco", f"p-{NODE}", uid)
         again = [client.allocation("telco", f"p-{NODE}", uid) for _ in range(AGAIN)]

@@ -83,7 +83,7 @@ def plugin(tmp_path: Path, runtime: Runtime, store: ApiStore) -> Iterator[Device
     kubelet = RealKubelet(tmp_path, runtime)
     try:
         kubelet.start(f"--kubeconfig={tmp_path / 'administrator'}", "--node-ip=192.0.2.1")
-        with device_plugin.registered(kubelet.directory / "device-plugins", RESOURCE, DEVICES) as made:
+        with device_plugin.registered(kubelet.plugins, RESOURCE, DEVICES) as made:
             until(lambda: all(each.encode() in kubelet.allocatable() for each in DEVICES))
             yield made
     finally:

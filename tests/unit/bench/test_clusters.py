@@ -31,6 +31,7 @@ def kubeconfig(stand_in: StandIn, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_daemon_is_measured_once_it_knows_the_cluster(tmp_path: Path, kubeconfig: Path):
     """One on another node knows the networks alone."""
     found = [
@@ -42,12 +43,14 @@ def test_a_daemon_is_measured_once_it_knows_the_cluster(tmp_path: Path, kubeconf
     assert all(value > 0 for each in found for value in each.values())
 
 
+@pytest.mark.slow
 def test_a_daemon_that_does_not_know_it_all_is_no_measure(tmp_path: Path, kubeconfig: Path):
     """A figure of an empty cache would be a fine one."""
     with pytest.raises(SystemExit, match="'pods': 3, 'network-attachment-definitions': 2}: expected 3 and 5"):
         clusters.started(tmp_path, kubeconfig, "here", 3, 5)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_told(tmp_path: Path, kubeconfig: Path, stand_in: StandIn, mocker):
     """Else it would be waited for without end."""
     mocker.patch.object(clusters, "START_S", 3.0)
