@@ -18,6 +18,8 @@ from meta_cni.cni.result import Result
 from meta_cni.settings import Settings
 from meta_cni.settings import parse as parse_settings
 
+GC_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")  # libcni writes both
+
 
 class NoConfiguration(BadConfig):
     """There is none of ours where the runtime's are."""
@@ -66,7 +68,7 @@ def read_configuration(text: str | bytes) -> Configuration:
         problems=(*problems, *more),
         runtime_config=runtime.values if runtime else {},
         previous=_previous(section, version),
-        valid=_valid(section),
+        valid=valid_attachments(section),
     )
 
 
@@ -80,10 +82,13 @@ def _previous(section: Section, version: str) -> Result | None:
         raise DecodeFailure(f"configuration: prevResult: {error.message}") from None
 
 
-def _valid(section: Section) -> frozenset[tuple[str, str]] | None:
-    key = "cni.dev/valid-attachments"
-    if section.value(key) is None:
-        key = "cni.dev/attachments"
-    if section.value(key) is None:
+def valid_attachments(section: Section) -> frozenset[tuple[str, str]] | None:
+    """
+    The (container id, interface) pairs that a GC is to leave alone; None when it tells none.
+
+    A runtime without any attachment tells null: libcni writes Go's empty list so.
+    """
+    if not any(key in section.values for key in GC_KEYS):
         return None
+    key = next((each for each in GC_KEYS if section.values.get(each) is not None), GC_KEYS[0])
     return frozenset((each.string("containerID"), each.string("ifname")) for each in section.sections(key))

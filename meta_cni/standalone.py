@@ -30,6 +30,7 @@ from meta_cni.cni.errors import (
 )
 from meta_cni.cni.request import NAME, Request
 from meta_cni.cni.result import Result
+from meta_cni.configuration import GC_KEYS, valid_attachments
 from meta_cni.delegate import Attachment, BuiltIn
 from meta_cni.linux import device, netns
 from meta_cni.linux.namespaces import Namespaces
@@ -240,11 +241,9 @@ def _cni_variables(request: Request) -> dict[str, str]:
 
 def _collect(kind: type[BuiltIn], config: PluginConfig, request: Request) -> None:
     """GC of what the delegate has on the node, and of its addresses; links die with their namespace."""
-    key = "cni.dev/valid-attachments"
-    if config.section.value(key) is None:
-        raise BadConfig(f"{config.where}: {key} is missing: expected a list")
-    listed = config.section.sections(key)
-    valid = frozenset((each.string("containerID"), each.string("ifname")) for each in listed)
+    valid = valid_attachments(config.section)
+    if valid is None:
+        raise BadConfig(f"{config.where}: {GC_KEYS[0]} is missing: expected a list")
     kind.collect(config, valid)
     ipam.reclaim(
         config,

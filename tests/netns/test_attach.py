@@ -345,6 +345,20 @@ def test_gc_undoes_what_the_runtime_does_not_list(node: Node):
     assert before == node.traces()
 
 
+def test_gc_of_a_runtime_that_has_no_attachment_undoes_all(node: Node):
+    """libcni writes Go's empty list as null, which is not the same as no list."""
+    before = node.traces()
+    node.add()
+    given = node.configuration()
+
+    refused, code = node.call("GC", stdin=json.dumps(given).encode())
+    none = {"cni.dev/valid-attachments": None, "cni.dev/attachments": None}
+    done = node.call("GC", stdin=json.dumps({**given, **none}).encode())
+
+    assert (1, 7) == (code, refused["code"])
+    assert (({}, 0), before) == (done, node.traces())
+
+
 def test_gc_releases_addresses_nobody_holds(node: Node):
     """A node that crashed leaves files of containers that are gone."""
     node.add()

@@ -278,6 +278,27 @@ def test_gc_releases_what_is_not_listed(pod: PodNetns, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("listed", "left"),
+    [
+        ({"cni.dev/valid-attachments": None, "cni.dev/attachments": None}, []),
+        ({"cni.dev/attachments": [{"containerID": "c1", "ifname": "eth0"}]}, ["10.50.0.8"]),
+        ({"cni.dev/valid-attachments": None, "cni.dev/attachments": [{"containerID": "c1"}]}, []),
+    ],
+)
+def test_gc_reads_the_list_as_libcni_writes_it(
+    pod: PodNetns, tmp_path: Path, listed: dict[str, Any], left: list[str]
+):
+    """An empty list of Go's is null; and the key was spelled otherwise once."""
+    given = config(tmp_path, "1.1.0", type="bridge", bridge="brs")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/10.50.0.8").write_bytes(b"c1\r\neth0")
+
+    assert ({}, 0) == ours("bridge", pod)("GC", {**given, **listed})
+
+    assert left == [each.name for each in (tmp_path / "net").glob("10.*")]
+
+
+@pytest.mark.parametrize(
     ("command", "given", "code"),
     [
         ("ADD", [], 6),
