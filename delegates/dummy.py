@@ -7,7 +7,7 @@ Unlike the reference: an interface of the node may have the same name, and a fai
 from dataclasses import replace
 
 from meta_cni.cni.config import PluginConfig
-from meta_cni.cni.errors import BadConfig, CheckFailed
+from meta_cni.cni.errors import BadConfig, CheckFailed, NotAvailable
 from meta_cni.cni.result import Interface, Result
 from meta_cni.delegate import Attachment, Valid, detach, unimplemented
 from meta_cni.linux import configure, link, upper
@@ -20,10 +20,7 @@ class Dummy:
         self.config = config
         self.attachment = attachment
         if attachment.addresses.is_none:
-            raise BadConfig(
-                f"{config.where}: ipam is missing: dummy interface requires an IPAM configuration: "
-                "expected one, for the link is there for its addresses"
-            )
+            raise BadConfig(_missing(config))
 
     def add(self, previous: Result | None) -> Result:
         """Create the link in the pod, with its addresses; what failed is removed by delete()."""
@@ -55,7 +52,9 @@ class Dummy:
 
     @classmethod
     def status(cls, config: PluginConfig) -> None:
-        """The kernel must know the kind."""
+        """There must be an IPAM, and the kernel must know the kind."""
+        if not config.ipam_type:
+            raise NotAvailable(_missing(config))
         upper.require(config, "dummy", "", is_in_pod=True)
 
     @classmethod
@@ -66,3 +65,10 @@ class Dummy:
     def refuses(cls, config: PluginConfig) -> str:
         """Keys that only the binary knows."""
         return unimplemented(config, ())
+
+
+def _missing(config: PluginConfig) -> str:
+    return (
+        f"{config.where}: ipam is missing: dummy interface requires an IPAM configuration: "
+        "expected one, for the link is there for its addresses"
+    )

@@ -293,7 +293,7 @@ def test_a_dummy_that_is_down_is_told(pod: PodNetns, needs_kind: Needs):
         ("ipvlan", {"master": "nowhere0"}, "master 'nowhere0' does not exist"),
         ("vlan", {"master": "nowhere0"}, "master 'nowhere0' does not exist"),
         ("vlan", {"master": "nowhere0", "linkInContainer": True}, ""),
-        ("dummy", {}, ""),
+        ("dummy", {"ipam": {"type": "static", "addresses": [{"address": "10.1.0.2/24"}]}}, ""),
         ("vrf", {}, ""),
         ("bond", {}, ""),
     ],
@@ -307,6 +307,14 @@ def test_status_asks_for_kind_and_master(
 
     assert ((50, 1) if error else (None, 0)) == (answer.get("code"), code), answer
     assert error in json.dumps(answer)
+
+
+def test_status_of_a_dummy_without_ipam_says_what_every_add_would(pod: PodNetns):
+    """Whatever the kernel has; the reference says it, too."""
+    answer, code = ours("dummy", pod)("STATUS", config("dummy", ipam={}))
+
+    assert (1, 50) == (code, answer["code"])
+    assert "ipam is missing: dummy interface requires an IPAM configuration" in answer["msg"]
 
 
 def test_status_is_available_where_the_kernel_has_the_kind(host: Socket, pod: PodNetns):
