@@ -19,6 +19,8 @@ from tests.conformance.programs import Program
 from tests.conformance.scenario import LAST, Scenario, Step
 
 NAMESPACES = "/run/netns"
+OF_A_NETWORK = ("GC", "STATUS")
+"""Verbs of no attachment: its variables are empty, as libcni has them, and there is no prevResult."""
 RANDOM_NAME = re.compile(r"(?:veth|dev)[0-9a-f]{8}")
 MAC = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b")
 KNOWN_MAC = re.compile(r"00:00:00:00:00:00|02:00:5e:|ff:ff:ff:ff:ff:ff")
@@ -82,9 +84,12 @@ class Attempt:
     def _change(self, lines: Mapping[str, list[str]]) -> None:
         """Run shell lines on the node and in the pod."""
         if lines.get("node"):
-            shell(lines["node"])
+            shell(self._placed(lines["node"]))
         if lines.get("pod"):
-            netns.run_in(self.pod, lambda: shell(lines["pod"]))
+            netns.run_in(self.pod, lambda: shell(self._placed(lines["pod"])))
+
+    def _placed(self, lines: list[str]) -> list[str]:
+        return [each.replace("@data", str(self.directory)) for each in lines]
 
     def _step(self, step: Step) -> dict[str, Any]:
         printed, code = self.program(step.plugin, self._environment(step), self._stdin(step))
@@ -97,13 +102,16 @@ class Attempt:
         return normal(told, places)
 
     def _environment(self, step: Step) -> dict[str, str]:
-        values = {
-            "PATH": os.environ["PATH"],
-            "CNI_COMMAND": step.command,
+        attachment = {
             "CNI_CONTAINERID": step.container,
             "CNI_NETNS": self.netns[step.netns],
             "CNI_IFNAME": step.interface,
             "CNI_ARGS": step.args,
+        }
+        values = {
+            "PATH": os.environ["PATH"],
+            "CNI_COMMAND": step.command,
+            **(dict.fromkeys(attachment, "") if step.command in OF_A_NETWORK else attachment),
             "CNI_PATH": self.cni_path,
             **step.environment,
         }
@@ -111,9 +119,10 @@ class Attempt:
 
     def _stdin(self, step: Step) -> bytes:
         if step.stdin is not None:
-            return step.stdin.encode()
+            return self._placed([step.stdin])[0].encode()
         config = {"cniVersion": self.version, "name": "net", "type": step.plugin, **step.config}
-        previous = self.previous.get((step.container, step.interface))
+        is_of_one = step.command not in OF_A_NETWORK
+        previous = self.previous.get((step.container, step.interface)) if is_of_one else None
         if step.previous != LAST:
             previous = step.previous
         if previous is not None and (step.command != "ADD" or step.previous != LAST or _is_chained(step)):

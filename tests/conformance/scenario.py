@@ -10,7 +10,7 @@ One YAML file each, whose name is the claim:
     until: 1.10.0                  # the first reference without the defect; only it is asked to succeed then
     versions: [1.0.0, 1.1.0]       # default: every CNI version that both speak
     needs: bridge VLAN filtering   # what the kernel must have (tests/netns/features.py)
-    before:                        # shell lines that make the node and the pod what they are
+    before:                        # shell lines (with @data) that make the node and the pod what they are
       node: [ip link add up0 type veth peer name sw0]
       pod: []
     config: {bridge: br0}          # without cniVersion, name and type; @data is the test's directory
@@ -18,8 +18,9 @@ One YAML file each, whose name is the claim:
       - ADD
       - {command: CHECK, change: {pod: [ip address flush dev eth0]}, error: address}
 
-A step may also have `plugin`, `container`, `interface`, `netns` (pod, node, gone or none), `args`
-(CNI_ARGS), `config` (keys put over those above; null takes one away), `stdin` (sent as it is),
+A step may also have `plugin` (where our IPAM is asked by a main plugin, and the reference's itself:
+one for each of `reference` and `ours`), `container`, `interface`, `netns` (pod, node, gone or none), `args`
+(CNI_ARGS), `config` (keys put over those above; null takes one away), `stdin` (sent as it is, but for @data),
 `environment` (over the variables; null takes one away) and `previous`. prevResult is what the
 last ADD answered, whichever plugin of a chain that was, unless `previous` says otherwise.
 `error` is a text in both messages, or one for each of `reference` and `ours`; `code` is ours, where the
@@ -55,6 +56,9 @@ class Step:
 
     command: str
     plugin: str
+    """Of ours."""
+    counterpart: str
+    """The plugin of the reference that has the same to do; nearly always of the same type."""
     container: str = "c1"
     interface: str = "eth0"
     netns: str = "pod"
@@ -84,6 +88,10 @@ class Scenario:
     """Whose outcome has what the other's has not -> a pattern of its lines."""
     until: tuple[int, ...] = ()
 
+    def of_the_reference(self) -> "Scenario":
+        """As its plugins are asked."""
+        return replace(self, steps=tuple(replace(each, plugin=each.counterpart) for each in self.steps))
+
     def in_version(self, version: str) -> "Scenario":
         """Without a CHECK that is to succeed where there is no such verb yet."""
         if versions.at_least(version, "0.4.0"):
@@ -105,7 +113,9 @@ def _step(given: str | dict[str, Any], scenario: Mapping[str, Any]) -> Step:
     assert set(values) <= STEP_KEYS, set(values) - STEP_KEYS
     merged = {**scenario.get("config", {}), **values.get("config", {})}
     values["config"] = {key: value for key, value in merged.items() if value is not None}
-    values.setdefault("plugin", scenario["plugin"])
+    plugin = values.pop("plugin", scenario["plugin"])
+    both = {"reference": plugin, "ours": plugin} if isinstance(plugin, str) else plugin
+    values.update(plugin=both["ours"], counterpart=both["reference"])
     error = values.get("error")
     if isinstance(error, str):
         values["error"] = {"reference": error, "ours": error}

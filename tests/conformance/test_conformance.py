@@ -102,7 +102,7 @@ def need_both(scenario: Scenario, version: str) -> None:
     if scenario.needs:
         with Socket.open_host() as socket:
             features.need(socket, scenario.needs)
-    for plugin in sorted({step.plugin for step in scenario.steps}):
+    for plugin in sorted({step.counterpart for step in scenario.steps}):
         if not REFERENCE.has(plugin):
             pytest.skip(f"no reference plugin {plugin}")
     refusal = not_built_in(scenario, version)
@@ -174,13 +174,12 @@ def run_all(
 ) -> dict[str, Outcome]:
     """Every program at once, each on a node of its own."""
     path = str(REFERENCE.directory)  # the reference executes its IPAM; ours need not
+    asked = {"reference": (scenario.of_the_reference(), path)}
     with ThreadPoolExecutor(len(programs)) as pool:
-        running = {
-            name: pool.submit(
-                run, scenario, version, program, directory / name, path if name == "reference" else "/nowhere"
-            )
-            for name, program in programs.items()
-        }
+        running = {}
+        for name, program in programs.items():
+            steps, cni_path = asked.get(name, (scenario, "/nowhere"))
+            running[name] = pool.submit(run, steps, version, program, directory / name, cni_path)
         return {name: each.result() for name, each in running.items()}
 
 
