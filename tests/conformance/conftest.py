@@ -4,7 +4,7 @@ import pytest
 
 from meta_cni.linux import netns
 from tests.conformance.differences import Applied
-from tests.conformance.programs import find_reference
+from tests.conformance.programs import Executables, find_reference
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +18,12 @@ def private_node(tmp_path_factory: pytest.TempPathFactory) -> netns.Private:
 def applied() -> Applied:
     """What the table of differences was needed for."""
     return Applied()
+
+
+@pytest.fixture(scope="session")
+def executables(tmp_path_factory: pytest.TempPathFactory) -> Executables:
+    """The built-ins as programs of their own."""
+    return Executables.install(tmp_path_factory.mktemp("plugins"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,7 +8,6 @@ there is Go; else the distribution's.
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,6 @@ ROOT = Path(__file__).parent.parent.parent
 BUILT = ROOT / ".reference"
 INSTALLED = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
 TIMEOUT_S = 60
-STARTED = (
-    "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from meta_cni.__main__ import plugin; sys.exit(plugin(sys.argv[2]))"
-)
-"""Not a file of its own: one that is being written while another thread forks is "busy"."""
 
 Program = Callable[[str, Mapping[str, str], bytes], tuple[bytes, int]]
 """(plugin type, environment, standard input) -> what it printed, exit code."""
@@ -77,6 +71,23 @@ def in_process(plugin: str, environment: Mapping[str, str], stdin: bytes) -> tup
     return standalone.serve(plugin, environment, stdin)
 
 
-def executable(plugin: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
-    """Ours, executed."""
-    return _execute([sys.executable, "-c", STARTED, str(ROOT), plugin], environment, stdin)
+@dataclass(frozen=True, slots=True)
+class Executables:
+    """
+    Ours, as `meta-cni install --plugins` puts them for any runtime.
+
+    They are written before any thread starts a program: a file that is being written while another
+    thread forks is "busy".
+    """
+
+    directory: Path
+
+    @classmethod
+    def install(cls, directory: Path) -> "Executables":
+        """One for each type."""
+        standalone.install(directory)
+        return cls(directory)
+
+    def call(self, plugin: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+        """Execute it."""
+        return _execute([str(self.directory / f"meta-{plugin}")], environment, stdin)
