@@ -264,7 +264,7 @@ def test_own_namespace_is_refused_before_anything_is_done(pod: PodNetns, host: S
 
 
 def test_gc_releases_what_is_not_listed(pod: PodNetns, tmp_path: Path):
-    """The reference has no GC."""
+    """The reference hands a GC to no IPAM."""
     given = config(tmp_path, "1.1.0", type="bridge", bridge="brs")
     directory = tmp_path / "net"
     directory.mkdir()
