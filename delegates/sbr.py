@@ -222,7 +222,7 @@ class Sbr:
             if each.table in tables and each.interface_index == index
         }
         for each in previous.routes:
-            if each.table in (None, 0, RT_TABLE_MAIN) and each.destination not in reached:
+            if each.is_in_main and each.destination not in reached:
                 name = self.attachment.interface
                 raise CheckFailed(f"check {name}: route {each.destination} is not in the table of an address")
 

@@ -69,7 +69,12 @@ class Route:
     @property
     def is_default(self) -> bool:
         """0.0.0.0/0 or ::/0 in the main table."""
-        return self.destination.prefixlen == 0 and self.table in (None, 0, 254)
+        return self.destination.prefixlen == 0 and self.is_in_main
+
+    @property
+    def is_in_main(self) -> bool:
+        """In the main table, said or unsaid (RT_TABLE_UNSPEC, RT_TABLE_MAIN, <linux/rtnetlink.h>)."""
+        return self.table in (None, 0, 254)
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ def _check_routes(namespaces: Namespaces, found: Link, own: Sequence[IPConfig], 
 
 def tables_of(namespaces: Namespaces, wanted: ResultRoute, own: Sequence[IPConfig]) -> Iterator[int]:
     """Where a route may be: what is not in main any more, another plugin steers by the addresses."""
-    if wanted.table is not None:
+    if wanted.table is not None and not wanted.is_in_main:
         yield wanted.table
         return
     yield RT_TABLE_MAIN
