@@ -62,13 +62,18 @@ class Gate:
         while True:
             try:
                 caller, _ = listener.accept()
+            except OSError:  # it was closed
+                return
+            try:
                 behind = socket.create_connection((ADDRESS, self._behind))
             except OSError:
-                if listener.fileno() < 0:
-                    return
                 caller.close()
                 continue
             with self._lock:
+                if listener is not self._listener or listener.fileno() < 0:
+                    caller.close()
+                    behind.close()
+                    return
                 self._connections |= {caller, behind}
             for pair in ((caller, behind), (behind, caller)):
                 threading.Thread(target=self._pump, args=pair, daemon=True).start()
