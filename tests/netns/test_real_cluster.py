@@ -8,20 +8,24 @@ is a gate that can be closed. Skips where there is no kube-apiserver.
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meta_cni.k8s import claims
 from meta_cni.k8s.api_store import ApiStore
-from meta_cni.k8s.store import Kind, Object
+from meta_cni.k8s.store import Forbidden, Kind, Object, Selector
 from tests.guest.cache import Missing
 from tests.k8s import assets
 from tests.k8s.cluster import Cluster
 from tests.k8s.conftest import MANIFESTS, TREE, opened
 from tests.k8s.gate import Gate
 from tests.k8s.stand_in import write_kubeconfig
+from tests.kubelet import FakeKubelet
 from tests.netns.conftest import PodNetns
 from tests.netns.daemons import Answer, Daemon, answer_of, until
 
@@ -246,3 +250,364 @@ def _known(node: RealNode, pod: PodNetns) -> None:
     assert 0 == node.call("DEL", pod)[1]
     node.objects.patch(Kind.POD, "telco", node.name, {"metadata": {"annotations": {STATUS: None}}})
     until(lambda: STATUS not in node.annotations())
+
+
+WAITS = """
+[ "$CNI_COMMAND" = ADD ] || exit 0
+touch {root}/reached
+while [ ! -e {root}/go ]; do sleep 0.01; done
+echo '{{"cniVersion": "1.0.0"}}'
+"""
+Happens = Callable[[RealNode], object]
+
+
+def in_the_middle(node: RealNode, pod: PodNetns, uid: str, happens: Happens) -> Answer:
+    """An ADD during which something happens, while the plugin of the default network runs."""
+    waits = node.plugin("waits", WAITS.format(root=node.root))
+    with ThreadPoolExecutor() as pool:
+        answered = pool.submit(node.call, "ADD", pod, uid, delegates=[waits])
+        until((node.root / "reached").exists)
+        try:
+            happens(node)
+        finally:
+            (node.root / "go").touch()
+        return answered.result()
+
+
+def annotated(node: RealNode) -> None:
+    """It asks for another network, and somebody adds a key of his own."""
+    told = {NETWORKS: f"a-{node.number},b-{node.number}", "example.com/new": "1"}
+    node.objects.patch(Kind.POD, "telco", node.name, {"metadata": {"annotations": told}})
+
+
+def ending(node: RealNode) -> None:
+    """It is deleted, and has its grace period; its status may be written still."""
+    assert 200 == node.server.ask("DELETE", f"/api/v1/namespaces/telco/pods/{node.name}")[0]
+
+
+def another_config(node: RealNode) -> None:
+    """The network becomes another one."""
+    config = json.dumps(node.bridge("a", 99))
+    node.objects.patch(NAD, "telco", f"a-{node.number}", {"spec": {"config": config}})
+
+
+def no_network(node: RealNode) -> None:
+    """The network is gone."""
+    node.objects.delete(NAD, "telco", f"a-{node.number}")
+
+
+GOES_ON: dict[str, Happens] = {
+    "other annotations": annotated,
+    "it is being deleted": ending,
+    "the network is changed": another_config,
+    "the network is gone": no_network,
+}
+"""What happens in the middle of an ADD, and does not concern it: what was read counts."""
+
+
+@pytest.mark.parametrize("name", GOES_ON)
+def test_what_was_read_counts(node: RealNode, pod: PodNetns, name: str):
+    """The pod gets what it asked for when it was asked, is told of it, and its DEL undoes that."""
+    node.network("b", 20)
+    uid = node.pod(node.network("a", 10))
+
+    answer, code = in_the_middle(node, pod, uid, GOES_ON[name])
+
+    assert 0 == code, answer
+    assert (["net1"], ["eth0", "net1"]) == (pod.links(), node.told())
+    assert all(each.startswith("10.10.0.") for each in pod.addresses("net1"))
+    if name == "other annotations":
+        told = node.annotations()
+        assert ("1", f"a-{node.number},b-{node.number}") == (told["example.com/new"], told[NETWORKS])
+    assert 0 == node.call("DEL", pod)[1]
+    node.is_clean(pod)
+
+
+UNDONE: dict[str, tuple[Happens, str]] = {
+    "gone": (RealNode.remove, "it was deleted while it was attached"),
+    "replaced": (lambda node: replaced(node, None), "it was replaced by"),  # type: ignore[arg-type]
+}
+"""What becomes of the pod in the middle of an ADD, and what the runtime is told."""
+
+
+@pytest.mark.parametrize("name", UNDONE)
+def test_a_pod_that_is_another_one_in_the_end_is_undone(node: RealNode, pod: PodNetns, name: str):
+    """Code 11, nothing is left, and the new one is told nothing."""
+    happens, words = UNDONE[name]
+    uid = node.pod(node.network("a", 10))
+
+    answer, code = in_the_middle(node, pod, uid, happens)
+
+    assert (1, 11) == (code, answer["code"]), answer
+    assert words in answer["msg"]
+    node.is_clean(pod)
+    if name == "replaced":
+        assert STATUS not in node.annotations()
+
+
+@contextmanager
+def deaf(node: RealNode) -> Iterator[None]:
+    """The daemon hears of no change, as when a watch is late: it may get objects, and not watch them."""
+    path = "/apis/rbac.authorization.k8s.io/v1/clusterroles/meta-cni"
+    rules: list[Object] = node.server.ask("GET", path)[1]["rules"]
+    silent = [{**each, "verbs": [verb for verb in each["verbs"] if verb not in LISTENING]} for each in rules]
+
+    def put(wanted: list[Object]) -> None:
+        answer = node.server.ask("PATCH", path, {"rules": wanted}, "application/merge-patch+json")
+        assert 200 == answer[0], answer
+
+    put([each for each in silent if each["verbs"]])
+    try:
+        node.gate.cut()
+        until(lambda: 2 <= node.daemon.log.read_text().count("what was known before stays"))
+        yield
+    finally:
+        put(rules)
+
+
+LISTENING = ("list", "watch")
+
+
+def test_a_network_that_was_made_the_instant_before_is_found(node: RealNode, pod: PodNetns):
+    """So is the pod: neither's event has come (D-23)."""
+    with deaf(node):
+        uid = node.pod(node.network("a", 10))
+
+        node.add(pod, uid)
+
+    assert ["eth0", "net1"] == node.told()
+    assert 0 == node.call("DEL", pod)[1]
+    node.is_clean(pod)
+
+
+def test_networks_and_pods_that_come_all_at_once_are_found(node: RealNode, pods: Callable[[str], PodNetns]):
+    """Whichever is faster, the watch or the runtime."""
+    for number in range(8):
+        pod = pods(f"pod{number}")
+        node.number = next(_NUMBERS)
+        uid = node.pod(node.network("a", 10))
+
+        node.add(pod, uid)
+
+        assert ["eth0", "net1"] == node.told()
+        assert 0 == node.call("DEL", pod)[1]
+        node.is_clean(pod)
+
+
+@pytest.mark.parametrize("change", [another_config, no_network, annotated, RealNode.remove])
+def test_a_del_undoes_what_was_made_whatever_is_there_by_then(node: RealNode, pod: PodNetns, change: Happens):
+    """Its record counts; a CHECK finds all as it was."""
+    uid = node.pod(node.network("a", 10))
+    node.add(pod, uid)
+    change(node)
+
+    result = {"cniVersion": "1.0.0", "interfaces": [], "ips": []}
+    assert ({}, 0) == node.call("CHECK", pod, uid, prevResult=result)
+    assert ({}, 0) == node.call("DEL", pod, uid)
+    node.is_clean(pod)
+
+
+@pytest.mark.parametrize("namespace", ["other", "kube-system"])
+def test_isolation_is_closed_for_the_default_network_as_well(node: RealNode, pod: PodNetns, namespace: str):
+    """A pod must not choose its way out; kube-system, where a bare name leads, is another one's (D-45)."""
+    name = node.network("default", 30, namespace)
+    reference = f"{namespace}/{name}"
+    uid = node.pod(**{DEFAULT: name if namespace == "kube-system" else reference})
+
+    error = node.refused(pod, uid, namespaceIsolation=True)
+
+    words = (
+        f"pod telco/{node.name}: annotation {DEFAULT}[0]: network {reference}: namespaceIsolation is on: "
+        "expected a network in one of the namespaces telco, default"
+    )
+    assert (7, words) == (error["code"], error["msg"])
+    until(node.events)
+    ((reason, message),) = node.events()
+    assert ("InvalidNetwork", True) == (reason, words in message)
+    assert STATUS not in node.annotations()
+    node.add(pod, uid, namespaceIsolation=True, globalNamespaces=f"default,{namespace}")
+    assert all(each.startswith("10.30.0.") for each in pod.addresses("eth0"))
+    assert [reference] == [each["name"] for each in json.loads(node.annotations()[STATUS])]
+    assert 0 == node.call("DEL", pod)[1]
+    node.is_clean(pod)
+
+
+def test_isolation_lets_a_pod_choose_a_default_network_of_its_own(node: RealNode, pod: PodNetns):
+    """As Multus' documentation has it for all others."""
+    uid = node.pod(**{DEFAULT: f"telco/{node.network('default', 31)}"})
+
+    node.add(pod, uid, namespaceIsolation=True)
+
+    assert all(each.startswith("10.31.0.") for each in pod.addresses("eth0"))
+    assert 0 == node.call("DEL", pod)[1]
+
+
+SRIOV, DRIVER = "intel.com/sriov", "sriov.example.com"
+RESOURCES = "/apis/resource.k8s.io/v1"
+CLAIMS = f"{RESOURCES}/namespaces/telco/resourceclaims"
+MERGE = "application/merge-patch+json"
+TELLS = """
+[ "$CNI_COMMAND" = ADD ] || exit 0
+cat > {root}/given
+echo '{{"cniVersion": "1.0.0"}}'
+"""
+
+
+class Claiming:
+    """A pod that claims a device for its network; the test is scheduler, driver and claim controller."""
+
+    def __init__(self, node: RealNode, kubelet: FakeKubelet) -> None:
+        self.node = node
+        self.claim = f"claim-{node.number}"
+        self.pool = f"{NODE}-{node.number}"
+        kubelet.answer()
+        node.settings["kubeletDir"] = str(kubelet.directory)
+        tells = node.plugin("tells", TELLS.format(root=node.root))
+        annotation = {"k8s.v1.cni.cncf.io/resourceName": SRIOV}
+        self.network = node.put_network("media", tells, **annotation)
+
+    def make(self, path: str, document: Object) -> None:
+        """Of resource.k8s.io/v1."""
+        code, answer = self.node.server.ask("POST", path, {"apiVersion": "resource.k8s.io/v1", **document})
+        assert 201 == code, answer
+
+    def claimed(self) -> None:
+        """The claim of a user."""
+        request = {"name": "nic", "exactly": {"deviceClassName": DRIVER}}
+        metadata = {"name": self.claim, "namespace": "telco"}
+        spec = {"devices": {"requests": [request]}}
+        self.make(CLAIMS, {"kind": "ResourceClaim", "metadata": metadata, "spec": spec})
+
+    def offered(self, name: str, attributes: Mapping[str, str], generation: int = 1) -> None:
+        """The driver tells of its device vf0."""
+        told = {key: {"string": value} for key, value in attributes.items()}
+        pool = {"name": self.pool, "generation": generation, "resourceSliceCount": 1}
+        spec = {
+            "driver": DRIVER,
+            "nodeName": NODE,
+            "pool": pool,
+            "devices": [{"name": "vf0", "attributes": told}],
+        }
+        metadata = {"name": f"{name}-{self.node.number}"}
+        path = f"{RESOURCES}/resourceslices"
+        self.make(path, {"kind": "ResourceSlice", "metadata": metadata, "spec": spec})
+
+    def allocated(self) -> None:
+        """The scheduler gives it."""
+        result = {"request": "nic", "driver": DRIVER, "pool": self.pool, "device": "vf0"}
+        status = {"status": {"allocation": {"devices": {"results": [result]}}}}
+        code, answer = self.node.server.ask("PATCH", f"{CLAIMS}/{self.claim}/status", status, MERGE)
+        assert 200 == code, answer
+
+    def pod(self, *, is_from_template: bool = False) -> str:
+        """Somebody makes it; its UID."""
+        key, name = (
+            ("resourceClaimTemplateName", "t") if is_from_template else ("resourceClaimName", self.claim)
+        )
+        return self.node.pod(self.network, {"resourceClaims": [{"name": "nic", key: name}]})
+
+    def given(self) -> str:
+        """The device in the plugin's configuration."""
+        return str(json.loads((self.node.root / "given").read_text())["deviceID"])
+
+
+@pytest.fixture
+def claiming(node: RealNode, fake_kubelet: FakeKubelet) -> Claiming:
+    """With its network; nothing of the claim is there."""
+    return Claiming(node, fake_kubelet)
+
+
+VF = "fabric-7"
+"""No PCI address: that would have to be this machine's."""
+ATTRIBUTES = {claims.DEVICE_ID: VF, claims.RESOURCE_NAME: SRIOV}
+
+
+def test_a_claims_device_is_waited_for_step_by_step(claiming: Claiming, pod: PodNetns):
+    """Each is tried again, with what is missing; then the network gets the device, from the newest slice."""
+    node = claiming.node
+    uid = claiming.pod()
+    missing = []
+    for step in (claiming.claimed, claiming.allocated, lambda: claiming.offered("new", ATTRIBUTES, 2)):
+        error = node.refused(pod, uid)
+        assert 11 == error["code"], error
+        missing.append(error["msg"])
+        step()
+    claiming.offered("old", {**ATTRIBUTES, claims.DEVICE_ID: "fabric-6"}, 1)
+
+    node.add(pod, uid)
+
+    claim = f"claim telco/{claiming.claim}"
+    assert [
+        f"{claim}: the store does not know it (yet)",
+        f"{claim}: no device is allocated (yet)",
+        f"{claim}: device {DRIVER}/{claiming.pool}/vf0: no ResourceSlice has it (yet)",
+    ] == missing
+    assert VF == claiming.given()
+    assert ["eth0", "net1"] == node.told()
+    assert 0 == node.call("DEL", pod)[1]
+    node.is_clean(pod)
+
+
+def test_a_claim_that_was_made_from_a_template_is_found_by_the_pods_status(claiming: Claiming, pod: PodNetns):
+    """Its name is made up by the controller."""
+    node = claiming.node
+    uid = claiming.pod(is_from_template=True)
+    claiming.claimed()
+    claiming.allocated()
+    claiming.offered("new", ATTRIBUTES)
+    statuses = {"status": {"resourceClaimStatuses": [{"name": "nic", "resourceClaimName": claiming.claim}]}}
+    path = f"/api/v1/namespaces/telco/pods/{node.name}/status"
+    assert 200 == node.server.ask("PATCH", path, statuses, "application/merge-patch+json")[0]
+
+    until(lambda: node.call("ADD", pod, uid)[1] == 0, 20)  # the daemon may not have heard of the status
+
+    assert VF == claiming.given()
+    assert 0 == node.call("DEL", pod)[1]
+
+
+@pytest.mark.parametrize("lacking", ATTRIBUTES)
+def test_a_device_without_the_attribute_is_none_for_a_network(
+    claiming: Claiming, pod: PodNetns, lacking: str
+):
+    """A graphics card is claimed in the same way; the error names the resource that nobody has handed out."""
+    node = claiming.node
+    uid = claiming.pod()
+    claiming.claimed()
+    claiming.allocated()
+    claiming.offered("new", {key: value for key, value in ATTRIBUTES.items() if key != lacking})
+
+    error = node.refused(pod, uid)
+
+    assert SRIOV in error["msg"]
+    assert claiming.network in error["msg"]
+    assert STATUS not in node.annotations()
+
+
+def test_of_claims_the_role_allows_what_is_asked_for_and_no_more(claiming: Claiming, tmp_path: Path):
+    """get of a claim, list of slices: a daemon that is taken over learns of no other, and changes none."""
+    node = claiming.node
+    claiming.claimed()
+    claiming.offered("new", ATTRIBUTES)
+    daemon = opened(node.kubeconfig)
+    claim, slices = (Kind.RESOURCE_CLAIM, "telco", claiming.claim), Kind.RESOURCE_SLICE
+    name = f"new-{node.number}"
+
+    assert claiming.claim == daemon.get(*claim)["metadata"]["name"]
+    selector = Selector({"spec.driver": DRIVER, "spec.nodeName": NODE})
+    assert name in [each["metadata"]["name"] for each in daemon.list(slices, None, selector)[0]]
+    patch = {"metadata": {"labels": {"a": "b"}}}
+    refused: dict[str, Callable[[], object]] = {
+        "resourceclaims list": lambda: daemon.list(Kind.RESOURCE_CLAIM, "telco"),
+        "resourceclaims watch": lambda: list(daemon.watch(Kind.RESOURCE_CLAIM, "telco", "1", 1)),
+        "resourceclaims patch": lambda: daemon.patch(*claim, patch),
+        "resourceclaims/status patch": lambda: daemon.patch(*claim, patch, subresource="status"),
+        "resourceclaims delete": lambda: daemon.delete(*claim),
+        "resourceslices get": lambda: daemon.get(slices, "", name),
+        "resourceslices watch": lambda: list(daemon.watch(slices, None, "1", 1)),
+        "resourceslices patch": lambda: daemon.patch(slices, "", name, patch),
+        "resourceslices delete": lambda: daemon.delete(slices, "", name),
+    }
+    for what, ask in refused.items():
+        resource, verb = what.split()
+        with pytest.raises(Forbidden, match=rf"resources \['{resource}'\], verbs \['{verb}'\]"):
+            ask()
