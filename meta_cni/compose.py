@@ -243,9 +243,11 @@ def devices_of(
     kubelet = memory.kubelet(settings.kubelet_directory, settings.kubelet_timeout_s)
     told = kubelet.allocation(pod.namespace, pod.name, request.pod_uid or pod.uid)
     store = store_of(settings, memory) if pod.document is not None else None
-    claimed = claims.allocated(store, dict(pod.document or {})) if store is not None else ()
-    is_known = told.is_known or bool(claimed)
-    return replace(told, devices=without_repeats((*told.devices, *claimed)), is_known=is_known)
+    passed: list[str] = []
+    claimed = claims.allocated(store, dict(pod.document or {}), passed.append) if store is not None else ()
+    devices = without_repeats((*told.devices, *claimed))
+    is_known = told.is_known or bool(claimed or passed)
+    return replace(told, devices=devices, is_known=is_known, passed_over=tuple(passed))
 
 
 def choose(

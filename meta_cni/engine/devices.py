@@ -74,6 +74,8 @@ def _missing(wanted: Wanted, allocation: Allocation, pod: str) -> CNIError:
     others = [f"{each.resource} {each}" for each in allocation.devices if each.resource != resource]
     told = ", ".join(str(each) for each in handed) or f"none of it, but {', '.join(others) or 'nothing'}"
     more = "one more of it" if handed else "it"
+    passed = "".join(f"; {each}" for each in allocation.passed_over)
     return BadConfig(
-        f"{at}: {allocation.source} gave pod {pod} {told}: expected {more} in resources.limits of a container"
+        f"{at}: {allocation.source} gave pod {pod} {told}: "
+        f"expected {more} in resources.limits of a container{passed}"
     )

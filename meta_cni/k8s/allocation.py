@@ -30,6 +30,8 @@ class Allocation:
     """Who was asked, or why nobody could be."""
     is_known: bool = True
     """The one who was asked knows the pod."""
+    passed_over: tuple[str, ...] = ()
+    """Why a device that the pod has by a claim is none for a network, a text each."""
 
     def of_resource(self, resource: str) -> tuple[Allocated, ...]:
         """The devices of one resource."""

@@ -6,7 +6,7 @@ drivers tell meta plugins what it is: its address, and the resource that a NAD n
 them are no network devices, and devices for administrators are other pods' too.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from meta_cni.cni.errors import BadConfig, TryAgainLater
@@ -19,10 +19,16 @@ Result = Mapping[str, Any]
 """A DeviceRequestAllocationResult."""
 
 
-def allocated(store: Store, pod: Object) -> tuple[Allocated, ...]:
-    """The devices of a pod's claims, in the pod's order; nobody is asked for a pod without claims."""
+def allocated(
+    store: Store, pod: Object, tell: Callable[[str], object] = lambda why: None
+) -> tuple[Allocated, ...]:
+    """
+    The devices of a pod's claims, in the pod's order; nobody is asked for a pod without claims.
+
+    `tell` hears of every other device why it is none for a network.
+    """
     namespace = str(_at(pod, "metadata", "namespace") or "default")
-    slices = _Slices(store, str(_at(pod, "spec", "nodeName") or ""))
+    slices = _Slices(store, str(_at(pod, "spec", "nodeName") or ""), tell)
     found: list[Allocated] = []
     for name in dict.fromkeys(_claims_of(pod)):
         for result in _results(store, namespace, name):
@@ -81,17 +87,23 @@ def _results(store: Store, namespace: str, name: str) -> list[Result]:
 def _network_device(slices: "_Slices", result: Result, source: str) -> Iterator[Allocated]:
     """The device, when it is one for a network."""
     attributes = slices.attributes(result, source)
-    device_id, resource = (
-        str((attributes.get(each) or {}).get("string", "")) for each in (DEVICE_ID, RESOURCE_NAME)
-    )
-    if device_id and resource:
-        yield Allocated(resource, device_id, "", source)
+    told = {each: str((attributes.get(each) or {}).get("string", "")) for each in (DEVICE_ID, RESOURCE_NAME)}
+    missing = [key for key, text in told.items() if not text]
+    if missing:
+        slices.tell(f"{source}: device {_place(result)} has no attribute {' and no '.join(missing)}")
+        return
+    yield Allocated(told[RESOURCE_NAME], told[DEVICE_ID], "", source)
+
+
+def _place(result: Result) -> str:
+    return "/".join(str(result.get(each)) for each in ("driver", "pool", "device"))
 
 
 class _Slices:
     """The slices of drivers, asked for once each."""
 
-    def __init__(self, store: Store, node: str) -> None:
+    def __init__(self, store: Store, node: str, tell: Callable[[str], object]) -> None:
+        self.tell = tell
         self._store = store
         self._node = node
         self._known: dict[tuple[str, str], list[Object]] = {}
@@ -106,8 +118,7 @@ class _Slices:
                     for device in _at(each, "spec", "devices") or ():
                         if device.get("name") == result.get("device"):
                             return device.get("attributes") or {}
-        where = "/".join(str(result.get(each)) for each in ("driver", "pool", "device"))
-        raise TryAgainLater(f"{source}: device {where}: no ResourceSlice has it (yet)")
+        raise TryAgainLater(f"{source}: device {_place(result)}: no ResourceSlice has it (yet)")
 
     def _of(self, driver: str, node: str) -> list[Object]:
         """A driver's slices, the newest generation of a pool first."""

@@ -569,7 +569,7 @@ def test_a_claim_that_was_made_from_a_template_is_found_by_the_pods_status(claim
 def test_a_device_without_the_attribute_is_none_for_a_network(
     claiming: Claiming, pod: PodNetns, lacking: str
 ):
-    """A graphics card is claimed in the same way; the error names the resource that nobody has handed out."""
+    """A graphics card is claimed in the same way; the error says which one it lacks."""
     node = claiming.node
     uid = claiming.pod()
     claiming.claimed()
@@ -578,8 +578,11 @@ def test_a_device_without_the_attribute_is_none_for_a_network(
 
     error = node.refused(pod, uid)
 
-    assert SRIOV in error["msg"]
-    assert claiming.network in error["msg"]
+    assert 7 == error["code"]
+    assert f"(telco/{claiming.network}): resource {SRIOV}: " in error["msg"]
+    device = f"{DRIVER}/{claiming.pool}/vf0"
+    words = f"; claim telco/{claiming.claim}: device {device} has no attribute {lacking}"
+    assert error["msg"].endswith(words)
     assert STATUS not in node.annotations()
 
 

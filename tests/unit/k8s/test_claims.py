@@ -117,6 +117,19 @@ def test_devices_for_something_else_are_passed_over(store: FileStore):
     assert [VFS[1]] == [each for _, each, _ in told(store, pod("c"))]
 
 
+def test_why_a_device_is_passed_over_is_told(store: FileStore):
+    """What the driver should have told of it; who claims a graphics card beside it is not bothered."""
+    claim(store, "c", "gpu", "nameless", "vf1")
+    why: list[str] = []
+
+    claims.allocated(store, pod("c"), why.append)
+
+    assert [
+        f"claim telco/c: device {DRIVER}/n1/gpu has no attribute {claims.DEVICE_ID}",
+        f"claim telco/c: device {DRIVER}/n1/nameless has no attribute {claims.RESOURCE_NAME}",
+    ] == why
+
+
 def test_devices_of_all_nodes_and_of_other_drivers_are_told_apart(store: FileStore):
     """A slice belongs to a node or to all; the same names are used by every driver."""
     claim(
