@@ -36,6 +36,8 @@ DEFAULT = "v1.multus-cni.io/default-network"
 STATUS = "k8s.v1.cni.cncf.io/network-status"
 NAMESPACES = ("telco", "other")
 NODE = "n1"
+GATE = "DRAExtendedResource"
+"""Claims that the scheduler makes of resources.limits: off by default in 1.35."""
 _NUMBERS = itertools.count(1)
 
 
@@ -46,7 +48,7 @@ def api_server(private_node: object, tmp_path_factory: pytest.TempPathFactory) -
         found = assets.find()
     except Missing as missing:
         pytest.skip(str(missing))
-    with Cluster(found, tmp_path_factory.mktemp("cluster")) as made:
+    with Cluster(found, tmp_path_factory.mktemp("cluster"), f"--feature-gates={GATE}=true") as made:
         made.apply(TREE / each for each in MANIFESTS)
         for name in NAMESPACES:
             made.create({"metadata": {"name": name}, "kind": "Namespace", "apiVersion": "v1"})
@@ -506,6 +508,13 @@ class Claiming:
         )
         return self.node.pod(self.network, {"resourceClaims": [{"name": "nic", key: name}]})
 
+    def told(self, status: Object) -> None:
+        """A controller, or the scheduler, writes it into the pod's status."""
+        path = f"/api/v1/namespaces/telco/pods/{self.node.name}/status"
+        code, answer = self.node.server.ask("PATCH", path, {"status": status}, MERGE)
+        assert 200 == code, answer
+        assert status.items() <= answer["status"].items(), answer["status"]
+
     def given(self) -> str:
         """The device in the plugin's configuration."""
         return str(json.loads((self.node.root / "given").read_text())["deviceID"])
@@ -555,11 +564,32 @@ def test_a_claim_that_was_made_from_a_template_is_found_by_the_pods_status(claim
     claiming.claimed()
     claiming.allocated()
     claiming.offered("new", ATTRIBUTES)
-    statuses = {"status": {"resourceClaimStatuses": [{"name": "nic", "resourceClaimName": claiming.claim}]}}
-    path = f"/api/v1/namespaces/telco/pods/{node.name}/status"
-    assert 200 == node.server.ask("PATCH", path, statuses, "application/merge-patch+json")[0]
+    claiming.told({"resourceClaimStatuses": [{"name": "nic", "resourceClaimName": claiming.claim}]})
 
-    until(lambda: node.call("ADD", pod, uid)[1] == 0, 20)  # the daemon may not have heard of the status
+    until(lambda: node.call("ADD", pod, uid)[1] == 0)  # the daemon may not have heard of the status
+
+    assert VF == claiming.given()
+    assert 0 == node.call("DEL", pod)[1]
+
+
+def test_a_claim_that_the_scheduler_made_of_a_limit_is_found(claiming: Claiming, pod: PodNetns):
+    """The pod's manifest is as for a device plugin, and no claim is named in it."""
+    node = claiming.node
+    container = {
+        "name": "c",
+        "image": "none",
+        "resources": {"limits": {SRIOV: "1"}, "requests": {SRIOV: "1"}},
+    }
+    uid = node.pod(claiming.network, {"containers": [container]})
+    claiming.claimed()
+    claiming.allocated()
+    claiming.offered("new", ATTRIBUTES)
+    mapping = {"containerName": "c", "resourceName": SRIOV, "requestName": "nic"}
+    claiming.told(
+        {"extendedResourceClaimStatus": {"resourceClaimName": claiming.claim, "requestMappings": [mapping]}}
+    )
+
+    until(lambda: node.call("ADD", pod, uid)[1] == 0)
 
     assert VF == claiming.given()
     assert 0 == node.call("DEL", pod)[1]
