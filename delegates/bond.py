@@ -17,8 +17,8 @@ from dataclasses import replace
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import AlreadyAttached, BadConfig, CheckFailed, KernelError, NetnsGone
-from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import Attachment, Valid, undo, unimplemented
+from meta_cni.cni.result import Result
+from meta_cni.delegate import Attachment, Valid, attach, undo, unimplemented
 from meta_cni.linux import bond, configure, link, upper
 from meta_cni.linux.bond import MODES, POLICIES, Options
 from meta_cni.linux.link import Link
@@ -56,21 +56,12 @@ class Bond:
 
     def add(self, previous: Result | None) -> Result:
         """Make the bond of its members, with its addresses; what failed is undone by delete()."""
-        namespaces = self.attachment.namespaces
         self._refuse_second()
         self._validate(self._find_members())
         addresses = self.attachment.addresses.acquire()
         if not self.is_in_pod:
             self._move_in()
-        made = self._create()
-        result = replace(
-            configure.with_gateways(addresses),
-            ips=tuple(replace(each, interface=0) for each in addresses.ips),
-            dns=configure.dns_over(self.config, addresses.dns),
-        )
-        found = configure.configure(namespaces, made, result)
-        configure.announce(namespaces, found.name, result.ips)
-        return replace(result, interfaces=(Interface(found.name, found.mac, self.attachment.netns),))
+        return attach(self.config, self.attachment, self._create(), addresses)
 
     def _refuse_second(self) -> None:
         """An ADD before has made the bond; what fails now must not take it away."""
@@ -210,7 +201,7 @@ class Bond:
     @classmethod
     def status(cls, config: PluginConfig) -> None:
         """The kernel must know the kind."""
-        upper.require(config, "bond", "", is_in_pod=True)
+        upper.require(config, "bond")
 
     @classmethod
     def collect(cls, config: PluginConfig, valid: Valid) -> None:

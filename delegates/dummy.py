@@ -28,14 +28,9 @@ class Dummy:
         addresses = self.attachment.addresses.acquire()
         namespaces.pod.request([link.create("dummy", name, group=self.attachment.group)])
         made = link.require(namespaces.pod, name, "dummy")
-        result = replace(
-            configure.with_gateways(addresses),
-            interfaces=(Interface(name, made.mac, self.attachment.netns),),
-            ips=tuple(replace(each, interface=0) for each in addresses.ips),
-            dns=configure.dns_over(self.config, addresses.dns),
-        )
+        result = configure.of_the_pod(self.config, addresses)
         configure.configure(namespaces, made, result)
-        return result
+        return replace(result, interfaces=(Interface(name, made.mac, self.attachment.netns),))
 
     def check(self, previous: Result) -> None:
         """The link is a dummy, up, with the result's MAC, addresses and routes."""
@@ -55,7 +50,7 @@ class Dummy:
         """There must be an IPAM, and the kernel must know the kind."""
         if not config.ipam_type:
             raise NotAvailable(_missing(config))
-        upper.require(config, "dummy", "", is_in_pod=True)
+        upper.require(config, "dummy")
 
     @classmethod
     def collect(cls, config: PluginConfig, valid: Valid) -> None:

@@ -65,20 +65,15 @@ class HostDevice:
         found = None if self._is_driven_by_program() else self._find()
         taken = self._taken(found)
         addresses = self.attachment.addresses.acquire()
-        result = replace(
-            configure.with_gateways(addresses),
-            interfaces=(Interface(self.attachment.interface, "", self.attachment.netns),),
-            ips=tuple(replace(each, interface=0) for each in addresses.ips),
-            dns=configure.dns_over(self.config, addresses.dns),
-        )
+        result = configure.of_the_pod(self.config, addresses)
+        interface = Interface(self.attachment.interface, "", self.attachment.netns)
         if found is None:
-            return result
+            return replace(result, interfaces=(interface,))
         namespaces = self.attachment.namespaces
         with self._brought_back(found, taken):
             moved = configure.configure(namespaces, self._move_in(found), result, taken=taken)
         configure.announce(namespaces, moved.name, result.ips)
-        interface = Interface(moved.name, moved.mac, self.attachment.netns)
-        return taken.told_in(replace(result, interfaces=(interface,)))
+        return taken.told_in(replace(result, interfaces=(replace(interface, mac=moved.mac),)))
 
     def _taken(self, found: Link | None) -> Layer3:
         """What the link brings along from the node."""

@@ -12,11 +12,11 @@ from functools import partial
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed
-from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import Attachment, Valid, detach, unimplemented
+from meta_cni.cni.result import Result
+from meta_cni.delegate import Attachment, Valid, attach, detach, unimplemented
 from meta_cni.linux import configure, upper
 from meta_cni.linux.link import Link
-from meta_cni.linux.netlink import Request, Socket
+from meta_cni.linux.netlink import Request
 
 KEYS = ("master", "mode", "mtu", "linkInContainer")
 LAYER_2 = "l2"
@@ -29,40 +29,19 @@ class Ipvlan:
         section = config.section
         self.config = config
         self.attachment = attachment
-        self.master = section.string("master")
+        self.master = upper.Master.parse(config, attachment.namespaces)
         self.mode = section.choice("mode", tuple(upper.IPVLAN_MODES), LAYER_2)
-        self.mtu = section.integer("mtu", maximum=65535)
-        self.is_in_pod = section.boolean("linkInContainer")
-
-    @property
-    def _side(self) -> Socket:
-        """Where the master is."""
-        namespaces = self.attachment.namespaces
-        return namespaces.pod if self.is_in_pod else namespaces.host
 
     def add(self, previous: Result | None) -> Result:
         """Create the link in the pod, with its addresses; what failed is removed by delete()."""
-        master = upper.master(self.config, self._side, self._master(previous), self.mtu)
+        master = self._master(previous).find()
         addresses = self._addresses(previous)
-        found = upper.make(
-            self.attachment.namespaces,
-            self._side,
-            self.attachment.interface,
-            partial(self._request, master),
-        )
-        result = replace(
-            configure.with_gateways(addresses),
-            interfaces=(Interface(found.name, found.mac, self.attachment.netns),),
-            ips=tuple(replace(each, interface=0) for each in addresses.ips),
-            dns=configure.dns_over(self.config, addresses.dns),
-        )
-        configure.configure(self.attachment.namespaces, found, result)
-        configure.announce(self.attachment.namespaces, found.name, result.ips)
-        return result
+        made = self.master.make(self.attachment.interface, partial(self._request, master))
+        return attach(self.config, self.attachment, made, addresses)
 
-    def _master(self, previous: Result | None) -> str:
-        """As configured, else the one interface that the plugin before answered with; else empty."""
-        if self.master or previous is None:
+    def _master(self, previous: Result | None) -> upper.Master:
+        """As configured, else the one interface that the plugin before answered with; else none."""
+        if self.master.name or previous is None:
             return self.master
         names = [each.name for each in previous.interfaces]
         if len(names) != 1 or not names[0]:
@@ -70,7 +49,7 @@ class Ipvlan:
                 f"{self.config.where}: chained master failure. PrevResult lacks a single named interface: "
                 f"expected master, or one interface in prevResult instead of {len(names)}"
             )
-        return names[0]
+        return replace(self.master, name=names[0])
 
     def _addresses(self, previous: Result | None) -> Result:
         """The IPAM's; without an IPAM those of the plugin before."""
@@ -89,14 +68,14 @@ class Ipvlan:
             master,
             self.mode,
             pod_fd=self.attachment.namespaces.pod_fd,
-            mtu=self.mtu,
+            mtu=self.master.mtu,
             group=self.attachment.group,
         )
 
     def check(self, previous: Result) -> None:
         """The link is an ipvlan of this mode with the result's MAC, addresses and routes, on its master."""
-        if self.master:
-            upper.master(self.config, self._side, self.master, self.mtu)
+        if self.master.name:
+            self.master.find()
         found = configure.check(self.attachment.namespaces, self.attachment.interface, previous)
         mode = upper.ipvlan_mode(found)
         if mode != self.mode:
@@ -113,9 +92,7 @@ class Ipvlan:
     @classmethod
     def status(cls, config: PluginConfig) -> None:
         """The kernel must know the kind; the master, where one is named, must be there."""
-        section = config.section
-        is_in_pod = section.boolean("linkInContainer")
-        upper.require(config, "ipvlan", section.string("master"), is_in_pod=is_in_pod)
+        upper.require(config, "ipvlan")
 
     @classmethod
     def collect(cls, config: PluginConfig, valid: Valid) -> None:

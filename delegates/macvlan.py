@@ -10,11 +10,11 @@ from functools import partial
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import CheckFailed
-from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import Attachment, Valid, detach, requested_mac, unimplemented
+from meta_cni.cni.result import Result
+from meta_cni.delegate import Attachment, Valid, attach, detach, requested_mac, unimplemented
 from meta_cni.linux import configure, link, upper
 from meta_cni.linux.link import Link
-from meta_cni.linux.netlink import Request, Socket
+from meta_cni.linux.netlink import Request
 
 KEYS = ("master", "mode", "mtu", "mac", "linkInContainer", "bcqueuelen")
 
@@ -26,58 +26,34 @@ class Macvlan:
         section = config.section
         self.config = config
         self.attachment = attachment
-        self.master = section.string("master")
+        self.master = upper.Master.parse(config, attachment.namespaces)
         self.mode = section.choice("mode", tuple(link.MODES), "bridge")
-        self.mtu = section.integer("mtu", maximum=65535)
-        self.is_in_pod = section.boolean("linkInContainer")
         self.broadcast_queue_length = section.integer("bcqueuelen", maximum=2**32 - 1)
         self.mac = requested_mac(config, attachment)
-        self.dns = configure.dns_of(config)
-
-    @property
-    def _side(self) -> Socket:
-        """Where the master is."""
-        namespaces = self.attachment.namespaces
-        return namespaces.pod if self.is_in_pod else namespaces.host
-
-    def _parent(self) -> Link:
-        """The master: as configured, else the link of the first default route."""
-        return upper.master(self.config, self._side, self.master, self.mtu)
 
     def add(self, previous: Result | None) -> Result:
         """Create the link in the pod, with its addresses; what failed is removed by delete()."""
-        parent = self._parent()
+        master = self.master.find()
         addresses = self.attachment.addresses.acquire()
-        found = upper.make(
-            self.attachment.namespaces, self._side, self.attachment.interface, partial(self._request, parent)
-        )
-        interface = Interface(found.name, found.mac, self.attachment.netns)
-        result = replace(
-            configure.with_gateways(addresses),
-            interfaces=(interface,),
-            ips=tuple(replace(each, interface=0) for each in addresses.ips),
-            dns=self.dns or addresses.dns,
-        )
-        configure.configure(self.attachment.namespaces, found, result)
-        configure.announce(self.attachment.namespaces, found.name, result.ips)
-        return result
+        made = self.master.make(self.attachment.interface, partial(self._request, master))
+        return attach(self.config, self.attachment, made, addresses)
 
-    def _request(self, parent: Link, name: str) -> Request:
+    def _request(self, master: Link, name: str) -> Request:
         request = link.create_macvlan(
             name,
-            parent.index,
+            master.index,
             self.mode,
             pod_fd=self.attachment.namespaces.pod_fd,
             mac=self.mac,
-            mtu=self.mtu,
+            mtu=self.master.mtu,
             group=self.attachment.group,
             broadcast_queue_length=self.broadcast_queue_length,
         )
-        return replace(request, action=f"{request.action} on {parent.name}")
+        return replace(request, action=f"{request.action} on {master.name}")
 
     def check(self, previous: Result) -> None:
         """The link is a macvlan of this mode with the result's MAC, addresses and routes."""
-        self._parent()
+        self.master.find()
         found = configure.check(self.attachment.namespaces, self.attachment.interface, previous)
         mode = found.info.get("IFLA_MACVLAN_MODE")
         if found.kind != "macvlan" or mode != self.mode:
@@ -94,10 +70,7 @@ class Macvlan:
     @classmethod
     def status(cls, config: PluginConfig) -> None:
         """The kernel must know the kind; the master, where one is named, must be there."""
-        section = config.section
-        upper.require(
-            config, "macvlan", section.string("master"), is_in_pod=section.boolean("linkInContainer")
-        )
+        upper.require(config, "macvlan")
 
     @classmethod
     def collect(cls, config: PluginConfig, valid: Valid) -> None:

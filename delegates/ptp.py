@@ -56,11 +56,7 @@ class Ptp:
         masquerade.require(backend, addresses)
         for version in sorted({each.version for each in addresses}):
             sysctl.write(FORWARDING[version], "1")
-        result = replace(
-            configure.with_gateways(acquired),
-            ips=tuple(replace(each, interface=POD) for each in acquired.ips),
-            dns=configure.dns_over(self.config, acquired.dns),
-        )
+        result = configure.of_the_pod(self.config, acquired, interface=POD)
         namespaces = self.attachment.namespaces
         node_end = self._pair()
         pod_end = configure.configure(namespaces, Link(node_end.parent, self.attachment.interface), result)

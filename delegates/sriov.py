@@ -239,12 +239,7 @@ class Sriov:
         addresses = self.attachment.addresses.acquire()
         if not (self.attachment.addresses.is_none or addresses.ips):
             raise DelegateFailed(f"{self.config.where}: ipam gave no address: expected at least one")
-        return replace(
-            configure.with_gateways(addresses),
-            interfaces=(interface,),
-            ips=tuple(replace(each, interface=0) for each in addresses.ips),
-            dns=configure.dns_over(self.config, addresses.dns),
-        )
+        return replace(configure.of_the_pod(self.config, addresses), interfaces=(interface,))
 
     def _tell_device(self, function: Function) -> None:
         """The device-info file that the runtime asks for, unless a device plugin has written one."""

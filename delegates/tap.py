@@ -11,8 +11,8 @@ from functools import partial
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed, NotAvailable
-from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import Attachment, Valid, detach, requested_mac, unimplemented
+from meta_cni.cni.result import Result
+from meta_cni.delegate import Attachment, Valid, attach, detach, requested_mac, unimplemented
 from meta_cni.linux import configure, link, tuntap
 from meta_cni.linux.link import Link
 
@@ -39,15 +39,7 @@ class Tap:
         """Create the device in the pod, with its addresses; what failed is removed by delete()."""
         bridge = self._bridge()
         addresses = self.attachment.addresses.acquire()
-        made = self._create(bridge)
-        result = replace(
-            configure.with_gateways(addresses),
-            ips=tuple(replace(each, interface=0) for each in addresses.ips),
-            dns=configure.dns_over(self.config, addresses.dns),
-        )
-        found = configure.configure(self.attachment.namespaces, made, result)
-        configure.announce(self.attachment.namespaces, found.name, result.ips)
-        return replace(result, interfaces=(Interface(found.name, found.mac, self.attachment.netns),))
+        return attach(self.config, self.attachment, self._create(bridge), addresses)
 
     def _bridge(self) -> Link | None:
         """The bridge that the device is to be a port of; it is in the pod."""

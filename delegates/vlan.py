@@ -7,16 +7,15 @@ master, DNS of the IPAM is kept, IPv6 addresses work at once and the neighbours 
 """
 
 import errno
-from dataclasses import replace
 from functools import partial
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError
-from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import Attachment, Valid, detach, unimplemented
+from meta_cni.cni.result import Result
+from meta_cni.delegate import Attachment, Valid, attach, detach, unimplemented
 from meta_cni.linux import configure, link, upper
 from meta_cni.linux.link import Link
-from meta_cni.linux.netlink import Request, Socket
+from meta_cni.linux.netlink import Request
 
 KEYS = ("master", "vlanId", "mtu", "linkInContainer")
 
@@ -28,45 +27,29 @@ class Vlan:
         section = config.section
         self.config = config
         self.attachment = attachment
-        self.master = section.string("master")
+        self.master = upper.Master.parse(config, attachment.namespaces)
         self.vlan = section.integer("vlanId", maximum=upper.LARGEST_VLAN)
-        self.mtu = section.integer("mtu", maximum=65535)
-        self.is_in_pod = section.boolean("linkInContainer")
-        if not self.master:
+        if not self.master.name:
             raise BadConfig(f'{config.where}: "master" field is required: expected the name of a link')
-
-    @property
-    def _side(self) -> Socket:
-        """Where the master is."""
-        namespaces = self.attachment.namespaces
-        return namespaces.pod if self.is_in_pod else namespaces.host
 
     def add(self, previous: Result | None) -> Result:
         """Create the link in the pod, with its addresses; what failed is removed by delete()."""
-        master = upper.master(self.config, self._side, self.master, self.mtu)
+        master = self.master.find()
         if not master.is_up:
             raise BadConfig(
-                f"{self.config.where}: master {self.master!r} is down: expected a link that is up"
+                f"{self.config.where}: master {master.name!r} is down: expected a link that is up"
             )
         addresses = self.attachment.addresses.acquire()
-        found = self._create(master)
-        result = replace(
-            configure.with_gateways(addresses),
-            interfaces=(Interface(found.name, found.mac, self.attachment.netns),),
-            ips=tuple(replace(each, interface=0) for each in addresses.ips),
-            dns=configure.dns_over(self.config, addresses.dns),
-        )
-        configure.configure(self.attachment.namespaces, found, result)
-        configure.announce(self.attachment.namespaces, found.name, result.ips)
-        return result
+        made = self._create(master)
+        return attach(self.config, self.attachment, made, addresses)
 
     def _create(self, master: Link) -> Link:
         """The kernel says "exists" of a name as of a VLAN; raises KernelError with what it is."""
-        namespaces, name = self.attachment.namespaces, self.attachment.interface
+        name = self.attachment.interface
         try:
-            return upper.make(namespaces, self._side, name, partial(self._request, master))
+            return self.master.make(name, partial(self._request, master))
         except KernelError as error:
-            if error.errno != errno.EEXIST or link.find(namespaces.pod, name):
+            if error.errno != errno.EEXIST or link.find(self.attachment.namespaces.pod, name):
                 raise
             action = f"create vlan {name}: VLAN {self.vlan} of {master.name} is in use by another link"
             raise KernelError(action, errno.EEXIST) from None
@@ -77,21 +60,22 @@ class Vlan:
             master,
             self.vlan,
             pod_fd=self.attachment.namespaces.pod_fd,
-            mtu=self.mtu,
+            mtu=self.master.mtu,
             group=self.attachment.group,
         )
 
     def check(self, previous: Result) -> None:
         """The link is this VLAN of its master, with the result's MAC, addresses and routes."""
-        master = upper.master(self.config, self._side, self.master, self.mtu)
+        master = self.master.find()
         found = configure.check(self.attachment.namespaces, self.attachment.interface, previous)
         told = f"check {found.name}: it is"
         if upper.vlan_id(found) != self.vlan:
             raise CheckFailed(f"{told} {_shown(found)}: expected VLAN {self.vlan}")
         if found.parent != master.index:
             raise CheckFailed(f"{told} on another link than {master.name}")
-        if self.mtu and found.mtu != self.mtu:
-            raise CheckFailed(f"{told} of MTU {found.mtu}: expected {self.mtu}")
+        mtu = self.master.mtu
+        if mtu and found.mtu != mtu:
+            raise CheckFailed(f"{told} of MTU {found.mtu}: expected {mtu}")
         self.attachment.addresses.check(previous)
 
     def delete(self) -> None:
@@ -101,9 +85,7 @@ class Vlan:
     @classmethod
     def status(cls, config: PluginConfig) -> None:
         """The kernel must know the kind, the master must be there."""
-        section = config.section
-        is_in_pod = section.boolean("linkInContainer")
-        upper.require(config, "vlan", section.string("master"), is_in_pod=is_in_pod)
+        upper.require(config, "vlan")
 
     @classmethod
     def collect(cls, config: PluginConfig, valid: Valid) -> None:

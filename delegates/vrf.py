@@ -104,7 +104,7 @@ class Vrf:
     @classmethod
     def status(cls, config: PluginConfig) -> None:
         """The kernel must know the kind."""
-        upper.require(config, "vrf", "", is_in_pod=True)
+        upper.require(config, "vrf")
 
     @classmethod
     def collect(cls, config: PluginConfig, valid: Valid) -> None:

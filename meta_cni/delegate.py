@@ -9,14 +9,15 @@ which other delegates there are.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CNIError, NetnsGone, join
-from meta_cni.cni.result import Result
-from meta_cni.linux import link
+from meta_cni.cni.result import Interface, Result
+from meta_cni.linux import configure, link
+from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 
 Valid = frozenset[tuple[str, str]]
@@ -62,6 +63,14 @@ class Attachment:
     device: str = ""
     """A PCI or auxiliary-bus address, where one was handed to this attachment."""
     deadline_s: float = 60.0
+
+
+def attach(config: PluginConfig, attachment: Attachment, made: Link, addresses: Result) -> Result:
+    """Give the pod's link what an IPAM gave, and tell the neighbours: how most delegates' add() ends."""
+    result = configure.of_the_pod(config, addresses)
+    found = configure.configure(attachment.namespaces, made, result)
+    configure.announce(attachment.namespaces, found.name, result.ips)
+    return replace(result, interfaces=(Interface(found.name, found.mac, attachment.netns),))
 
 
 def detach(attachment: Attachment) -> None:

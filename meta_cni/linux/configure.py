@@ -99,6 +99,15 @@ def _next_hop(wanted: ResultRoute, result: Result) -> Address | None:
     return next((each for each in gateways if each is not None), None)
 
 
+def of_the_pod(config: PluginConfig, addresses: Result, *, interface: int = 0) -> Result:
+    """What an IPAM gave as a plugin answers it: of its interface of this number, `dns` over the IPAM's."""
+    return replace(
+        with_gateways(addresses),
+        ips=tuple(replace(each, interface=interface) for each in addresses.ips),
+        dns=dns_over(config, addresses.dns),
+    )
+
+
 def with_gateways(result: Result) -> Result:
     """The result with the next hop filled in that its routes get."""
     routes = tuple(replace(each, gateway=_next_hop(each, result)) for each in result.routes)

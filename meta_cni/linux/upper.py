@@ -6,7 +6,7 @@ The master is on the node, or in the pod itself (`linkInContainer`).
 
 import errno
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, KernelError, NotAvailable
@@ -21,50 +21,78 @@ IFLA_VLAN_ID = 1
 LARGEST_VLAN = 4094
 
 
-def master(config: PluginConfig, side: Socket, name: str, mtu: int) -> Link:
-    """
-    The link of a name, else that of the first default route; raises BadConfig.
+@dataclass(frozen=True, slots=True)
+class Master:
+    """The link to stand on: `master`, `linkInContainer`, and the `mtu` of what is to stand on it."""
 
-    The kernel takes any MTU from some kinds, and then drops what is above the master's.
-    """
-    if name:
-        found = link.find(side, name)
-        if found is None:
-            raise BadConfig(f"{config.where}: master {name!r}: expected a link that exists")
-    else:
-        defaults = [each for each in route.dump(side) if each.destination.prefixlen == 0]
-        found = link.find_index(side, defaults[0].interface_index) if defaults else None
-        if found is None:
-            raise BadConfig(f"{config.where}: master is missing, and there is no default route")
-    if mtu > found.mtu:
-        raise BadConfig(f"{config.where}: invalid MTU {mtu}, must be [0, master MTU({found.mtu})]")
-    return found
+    config: PluginConfig
+    namespaces: Namespaces
+    name: str
+    mtu: int
+    is_in_pod: bool
+
+    @classmethod
+    def parse(cls, config: PluginConfig, namespaces: Namespaces) -> "Master":
+        """Read the keys; nothing is looked for yet."""
+        section = config.section
+        return cls(
+            config,
+            namespaces,
+            section.string("master"),
+            section.integer("mtu", maximum=65535),
+            section.boolean("linkInContainer"),
+        )
+
+    @property
+    def _side(self) -> Socket:
+        return self.namespaces.pod if self.is_in_pod else self.namespaces.host
+
+    def find(self) -> Link:
+        """
+        The link of the name, else that of the first default route; raises BadConfig.
+
+        The kernel takes any MTU from some kinds, and then drops what is above the master's.
+        """
+        where = self.config.where
+        if self.name:
+            found = link.find(self._side, self.name)
+            if found is None:
+                raise BadConfig(f"{where}: master {self.name!r}: expected a link that exists")
+        else:
+            defaults = [each for each in route.dump(self._side) if each.destination.prefixlen == 0]
+            found = link.find_index(self._side, defaults[0].interface_index) if defaults else None
+            if found is None:
+                raise BadConfig(f"{where}: master is missing, and there is no default route")
+        if self.mtu > found.mtu:
+            raise BadConfig(f"{where}: invalid MTU {self.mtu}, must be [0, master MTU({found.mtu})]")
+        return found
+
+    def make(self, name: str, build: Callable[[str], Request]) -> Link:
+        """
+        Create under the final name in the pod, else under another one and rename it.
+
+        Kernels before 6.7 compare the name with the links of the master's namespace, too.
+        """
+        pod = self.namespaces.pod
+        try:
+            self._side.request([build(name)])
+        except KernelError as error:
+            if error.errno != errno.EEXIST or link.find(pod, name):
+                raise
+            temporary = link.random_veth_name()
+            self._side.request([replace(build(temporary), action=build(name).action)])
+            made = link.require(pod, temporary, "link")
+            pod.request([link.set_link(made.index, name=name)])
+        return link.require(pod, name, "link")
 
 
-def make(namespaces: Namespaces, side: Socket, name: str, build: Callable[[str], Request]) -> Link:
-    """
-    Create under the final name in the pod, else under another one and rename it.
-
-    Kernels before 6.7 compare the name with the links of the master's namespace, too.
-    """
-    try:
-        side.request([build(name)])
-    except KernelError as error:
-        if error.errno != errno.EEXIST or link.find(namespaces.pod, name):
-            raise
-        temporary = link.random_veth_name()
-        side.request([replace(build(temporary), action=build(name).action)])
-        made = link.require(namespaces.pod, temporary, "link")
-        namespaces.pod.request([link.set_link(made.index, name=name)])
-    return link.require(namespaces.pod, name, "link")
-
-
-def require(config: PluginConfig, kind: str, name: str, *, is_in_pod: bool) -> None:
-    """STATUS: the kernel must know the kind, and a master that is named be there; raises NotAvailable."""
+def require(config: PluginConfig, kind: str) -> None:
+    """STATUS: the kernel knows the kind, a master that is named is on the node; raises NotAvailable."""
+    name = "" if config.section.boolean("linkInContainer") else config.section.string("master")
     with Socket.open_host() as host:
         if not link.knows(host, kind):
             raise NotAvailable(f"{config.where}: kernel has no {kind}")
-        if name and not is_in_pod and link.find(host, name) is None:
+        if name and link.find(host, name) is None:
             raise NotAvailable(f"{config.where}: master {name!r} does not exist")
 
 
