@@ -9,11 +9,10 @@ the same table: the namespace is locked by the reference's own lock.
 A rule of ours is known by its protocol and its source, so it goes when link or address went
 before it, and nobody else's ever does.
 
-Unlike the reference: `gateways` and `addSourceHints` of its main branch are there, and a
-static gateway is not replaced by the default route that was there before; a table of another's
-routes is not free; a route by a gateway outside of the address' network is not lost;
-link-local routes stay in the main table as well; a failing ADD leaves main table and rules as
-they were; CHECK looks; a missing gateway is said in the log.
+Unlike the reference: a static gateway is not replaced by the default route that was there
+before; a table of another's routes is not free; a route by a gateway outside of the address'
+network is not lost; link-local routes stay in the main table as well; a failing ADD leaves main
+table and rules as they were; CHECK looks; a missing gateway is said in the log.
 """
 
 import itertools
