@@ -300,6 +300,25 @@ def test_a_pod_that_gc_detached_is_not_told_either(cluster: Cluster):
 
 
 @pytest.mark.usefixtures("hurried")
+def test_another_daemon_goes_on_with_the_first_add_that_it_serves(cluster: Cluster):
+    """One that was not told of any configuration learns then where statuses are kept."""
+    cluster.pod("a")
+    following = cluster.follow()
+    cluster.stand_in.stop()
+    until(following.problems)
+    cluster.add()
+    cluster.memory.stop()
+    assert ["sandbox:eth0"] == cluster.untold()
+    cluster.stand_in.start()
+
+    cluster.memory = compose.Memory(is_remembering=True, node="n1")
+    assert 104 == cluster.call("ADD")[0]["code"]  # it has its networks already
+
+    until(lambda: ["eth0", "net1"] == cluster.told())
+    until(lambda: not cluster.untold())
+
+
+@pytest.mark.usefixtures("hurried")
 def test_a_status_that_cannot_be_kept_fails_the_add(cluster: Cluster):
     """Nothing is left of it: the runtime tries again."""
     cluster.pod("a")
