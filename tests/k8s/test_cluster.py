@@ -28,6 +28,7 @@ from tests.k8s.certificates import Authority
 from tests.k8s.cluster import Cluster
 from tests.k8s.conftest import TREE, opened
 from tests.k8s.proxy import ConnectProxy
+from tests.k8s.test_informer import ended
 from tests.unit.k8s.test_access import EXEC, program
 
 pytestmark = pytest.mark.slow
@@ -275,6 +276,29 @@ def test_a_client_certificate_that_the_server_does_not_know_is_replaced(
     assert "p" == store.get(Kind.POD, namespace, "p")["metadata"]["name"]
 
 
+def test_a_certificate_of_a_credential_plugin_is_printed_anew(
+    cluster: Cluster, tmp_path: Path, namespace: str, administrator: ApiStore
+):
+    """When the server does not know the one before."""
+    user = f"daemon-of-{namespace}"
+    bind(cluster, user)
+    administrator.create(Kind.POD, pod(namespace, "p"))
+    program(tmp_path / "program", f"cd {tmp_path}; echo x >> runs; cat printed")
+    store = opened(cluster.write_kubeconfig(tmp_path / "k", exec=EXEC))
+
+    def found(authority: Authority) -> str:
+        pair = authority.issue(user, "nodes")
+        status = {"clientCertificateData": pair.certificate, "clientKeyData": pair.key}
+        credential = {"apiVersion": EXEC["apiVersion"], "kind": "ExecCredential", "status": status}
+        (tmp_path / "printed").write_text(json.dumps(credential))
+        return str(store.get(Kind.POD, namespace, "p")["metadata"]["name"])
+
+    with pytest.raises(Forbidden, match=r"\(401\): .* valid in kubeconfig .*: exec ./program$"):
+        found(Authority())
+    assert "p" == found(cluster.authority)
+    assert 3 == len((tmp_path / "runs").read_text().split())
+
+
 def bind(cluster: Cluster, user: str) -> None:
     """Give a user the daemon's role."""
     group = "rbac.authorization.k8s.io"
@@ -423,9 +447,7 @@ def following(store: ApiStore, kind: Kind, selector: Selector) -> Iterator[Infor
         yield informer
     finally:
         over.set()
-        store.server.end_watches()
-        thread.join(SOON_S)
-        assert not thread.is_alive()
+        ended(thread, store.server)
 
 
 def test_a_large_node_is_known_over_a_restart(

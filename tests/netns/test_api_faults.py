@@ -14,6 +14,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from meta_cni import compose
+from meta_cni.k8s.access import HOST, PORT, SERVICE_ACCOUNT
 from meta_cni.k8s.cached_store import Following
 from meta_cni.k8s.store import Kind
 from meta_cni.k8s.untold import Status
@@ -417,6 +418,25 @@ def test_a_token_that_has_expired_is_told(cluster: Cluster):
     assert cluster.refused().endswith(f"expected a token or certificate that is valid in {token}")
     token.write_text("newer")
     cluster.add()
+
+
+def test_a_pod_without_its_account_is_told(node: Node, monkeypatch: pytest.MonkeyPatch):
+    """The kubelet says where the API server is, and nobody has mounted who we are."""
+    monkeypatch.setenv(HOST, "fd00:10:96::1")
+    monkeypatch.setenv(PORT, "443")
+    with StandIn() as stand_in:
+        cluster = Cluster(node, stand_in)
+        cluster.kubeconfig = ""
+        said = (
+            f"read {SERVICE_ACCOUNT}/ca.crt: No such file or directory: expected it as the kubelet mounts it"
+        )
+
+        assert said in cluster.refused(uid="u")
+
+        following = cluster.memory.follow("")
+        assert following is not None
+        until(lambda: 2 == len([each for each in following.problems() if said in each]))
+        cluster.memory.stop()
 
 
 def test_a_status_that_waits_is_not_overtaken(cluster: Cluster):
