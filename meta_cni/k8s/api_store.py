@@ -402,7 +402,8 @@ class ApiStore:
         }
         what = f"watch {kind.value.plural}"
         request = _Request("watch", kind, _path(kind, namespace), what, query=query)
-        response = self._answered(request, (CONNECT_S, timeout_s + WATCH_MARGIN_S))
+        response = self._answered(request)
+        _let_wait(response, timeout_s + WATCH_MARGIN_S)
         with self.server.watching(response):
             try:
                 for line in _lines(response):
@@ -458,7 +459,7 @@ class ApiStore:
     def _place(self) -> str:
         return self.server.credentials.current().place
 
-    def _answered(self, request: _Request, timeout: tuple[float, float] | None = None) -> Any:
+    def _answered(self, request: _Request) -> Any:
         """The response of a try that succeeded; raises what the last one met."""
         allowance = self._shared or Allowance(self._allowance_s)
         tries = unsure = 0
@@ -467,7 +468,7 @@ class ApiStore:
             tries += 1
             with allowance.spending():
                 left_s = allowance.left_s
-                waits = timeout or (min(CONNECT_S, left_s), min(TRY_S, left_s))
+                waits = min(CONNECT_S, left_s), min(TRY_S, left_s)
                 outcome = self._try(request, waits, unsure < UNSURE_REFUSALS)
             if not isinstance(outcome, _Passing):
                 return outcome
@@ -597,6 +598,13 @@ def _selecting(selector: Selector) -> dict[str, str]:
 def _whole(kind: Kind, document: Object) -> Object:
     """In a list the server leaves out what is the same for all."""
     return {"apiVersion": kind.value.api_version, "kind": kind.value.kind, **document}
+
+
+def _let_wait(response: Any, seconds: float) -> None:
+    """What comes after the first line of an answer may take so long."""
+    connection = response.connection
+    if connection is not None and connection.sock is not None:
+        connection.sock.settimeout(seconds)
 
 
 def _lines(response: Any) -> Iterator[bytes]:

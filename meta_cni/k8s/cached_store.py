@@ -6,6 +6,7 @@ the pod that names it, and a pod may be here before its event is.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from meta_cni.k8s.informer import Informer
 from meta_cni.k8s.store import EVERY, Event, Kind, Object, Selector, Store
 
 NODE = "spec.nodeName"
+END_POLL_S = 0.02
 
 
 class Following:
@@ -42,11 +44,13 @@ class Following:
             each.start()
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        """End; a call that hangs is not waited for."""
+        """End, within so many seconds; a call that hangs is not waited for."""
         self._over.set()
-        self.server.end_watches()
+        deadline = time.monotonic() + timeout_s
         for each in self._threads:
-            each.join(timeout_s)
+            while each.is_alive() and time.monotonic() < deadline:
+                self.server.end_watches()  # one that is just being opened as well
+                each.join(END_POLL_S)
 
     def problems(self) -> list[str]:
         """Why what is kept may be old, a line each."""

@@ -574,6 +574,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        self.wfile.flush()
         deadline = time.monotonic() + float(query.get("timeoutSeconds") or 60)
         selector = _selector(query)
         wants_bookmarks = query.get("allowWatchBookmarks") == "true"

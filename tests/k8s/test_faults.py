@@ -164,7 +164,7 @@ def test_what_a_role_lacks_is_named_where_readiness_is_forbidden_too(stand_in: S
     stand_in.forbidden |= {("get", "pods"), ("get", "/readyz")}
 
     with pytest.raises(Forbidden, match=r"resources \['pods'\], verbs \['get'\]"):
-        store.within(600).get(Kind.POD, "ns", "p")
+        store.within(60).get(Kind.POD, "ns", "p")
 
     assert api_store.UNSURE_REFUSALS + 1 == len(stand_in.asked("get"))
 
@@ -233,6 +233,27 @@ def test_a_watch_that_is_cut_off_says_so(stand_in: StandIn, store: ApiStore):
 
     with pytest.raises(TryAgainLater, match="watch pods: it was cut off"):
         list(events)
+
+
+def test_a_watch_that_is_not_answered_is_given_up(
+    stand_in: StandIn, store: ApiStore, monkeypatch: pytest.MonkeyPatch
+):
+    """A server that hangs is known by its first line, not when a whole watch is over."""
+    monkeypatch.setattr(api_store, "TRY_S", 0.2)
+    stand_in.latency_s = 5.0
+
+    with pytest.raises(TryAgainLater, match=r"watch pods: .*no answer in time: given up"):
+        next(store.within(0.5).watch(Kind.POD, None, "1", 30), None)
+
+
+def test_a_watch_may_have_nothing_to_tell(
+    stand_in: StandIn, store: ApiStore, monkeypatch: pytest.MonkeyPatch
+):
+    """For longer than any answer may take."""
+    monkeypatch.setattr(api_store, "TRY_S", 0.3)
+    monkeypatch.setattr("tests.k8s.stand_in.BOOKMARK_S", 600.0)
+
+    assert [] == list(store.watch(Kind.POD, None, "1", 2))
 
 
 def test_changes_that_are_no_longer_known_are_told(stand_in: StandIn, store: ApiStore):

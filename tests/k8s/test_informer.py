@@ -40,10 +40,17 @@ def running(informer: Informer, server: Server | None = None) -> Iterator[Inform
         yield informer
     finally:
         over.set()
+        ended(thread, server)
+
+
+def ended(thread: threading.Thread, server: Server | None) -> None:
+    """Wait for an informer that is over; its watch may be opened this moment."""
+    deadline = time.monotonic() + SOON_S
+    while thread.is_alive():
+        assert time.monotonic() < deadline, "it does not end"
         if server is not None:
             server.end_watches()
-        thread.join(SOON_S)
-        assert not thread.is_alive()
+        thread.join(0.02)
 
 
 @pytest.fixture
@@ -309,6 +316,21 @@ def followed(stand_in: StandIn, tmp_path: Path) -> Iterator[Following]:
     until(lambda: not following.problems())
     yield following
     following.stop(SOON_S)
+    assert not any(each.is_alive() for each in following._threads)
+
+
+def test_a_watch_that_is_just_being_opened_ends_too(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A daemon that ends while its API server is slow does not wait for what it may tell."""
+    monkeypatch.setattr("tests.k8s.stand_in.BOOKMARK_S", 600.0)
+    stand_in.latency_s = 0.5
+    following = Following(Server(of_kubeconfig(stand_in.write_kubeconfig(tmp_path / "k"))), "n1")
+    following.start()
+    until(lambda: all(each.is_synced for each in following.informers.values()))
+
+    following.stop(SOON_S)
+
     assert not any(each.is_alive() for each in following._threads)
 
 

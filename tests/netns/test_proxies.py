@@ -24,6 +24,7 @@ from meta_cni.linux.netlink import Socket
 from tests.k8s.certificates import Authority
 from tests.k8s.proxy import ConnectProxy
 from tests.k8s.stand_in import StandIn, write_kubeconfig
+from tests.k8s.test_informer import ended
 from tests.netns.daemons import until
 
 SERVICE, SERVICE_6 = "10.96.0.1", "fd00:10:96::1"
@@ -261,6 +262,4 @@ def test_an_informer_watches_by_the_proxy(cluster: Cluster):
         assert {cluster.target} == set(cluster.proxy.asked)
     finally:
         over.set()
-        store.server.end_watches()
-        thread.join(30)
-    assert not thread.is_alive()
+        ended(thread, store.server)
