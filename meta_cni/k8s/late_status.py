@@ -146,6 +146,8 @@ class LateStatuses:
             return False
         except CNIError as error:
             LOG.warning("pod %s/%s: network-status is not told any more: %s", *status.pod, error.message)
+        except Exception:  # a thread that dies is never replaced
+            LOG.exception("a bug in meta-cni: pod %s/%s: network-status is not told any more", *status.pod)
         self._forget(status)
         return True
 

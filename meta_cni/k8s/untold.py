@@ -103,8 +103,9 @@ def _read(path: Path) -> Status | None:
     """What a file tells; one that was cut off is removed."""
     try:
         status = Status(**json.loads(path.read_bytes()))
-        if path.name == status.file:
-            return status
+        if path.name != status.file or not isinstance(status.patch, dict):
+            raise ValueError("it was not written to the end, or not by us")
+        return status
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:

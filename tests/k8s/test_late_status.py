@@ -1,5 +1,6 @@
 """Statuses that an API server could not take: told when it is back, in order, and to nobody else."""
 
+import json
 import logging
 import os
 import threading
@@ -159,6 +160,22 @@ def test_what_will_never_be_taken_is_told_in_the_log(caplog: pytest.LogCaptureFi
     statuses.stop(SOON_S)
 
 
+def test_a_bug_holds_up_nobody(caplog: pytest.LogCaptureFixture, untold: Untold):
+    """The thread that tells is the only one."""
+    server = Refusing(ValueError("this should not be"))  # type: ignore[arg-type]
+    statuses = late(server, untold)
+
+    with caplog.at_level(logging.WARNING, "meta_cni"):
+        statuses.put(status("p"))
+        statuses.put(status("q"))
+        until(lambda: not statuses.waiting)
+
+    assert "a bug in meta-cni: pod telco/p" in caplog.text
+    assert ["telco/q"] == [name for name, _ in server.told]
+    assert [] == files(untold)
+    statuses.stop(SOON_S)
+
+
 def test_there_is_an_end_to_what_waits(untold: Untold):
     """The oldest are forgotten, and counted."""
     statuses = late(Refusing(*[TryAgainLater("away")] * 1000), untold, most=2)
@@ -223,10 +240,12 @@ def test_another_cluster_is_told_nothing(untold: Untold):
     assert [] == files(untold)
 
 
-@pytest.mark.parametrize("text", ["", '{"container_id": "sand', '{"other": 1}', "[]"])
+WRONG = {"container_id": "sandbox-p", "request": "eth0", "namespace": "telco", "name": "p", "patch": []}
+
+
+@pytest.mark.parametrize("text", ["", '{"container_id": "sand', '{"other": 1}', "[]", json.dumps(WRONG)])
 def test_a_file_that_tells_nothing_goes(caplog: pytest.LogCaptureFixture, untold: Untold, text: str):
     """As a power cut may leave it, or another version."""
-    server = Refusing()
     untold.put(status("q"))
     (untold.directory / "sandbox-p:eth0").write_text(text)
 
@@ -236,7 +255,6 @@ def test_a_file_that_tells_nothing_goes(caplog: pytest.LogCaptureFixture, untold
     assert ["q"] == [each.name for each in found]
     assert "it is removed" in caplog.text
     assert ["sandbox-q:eth0"] == files(untold)
-    assert [] == server.told
 
 
 def test_a_write_that_was_cut_off_goes_too(untold: Untold):
