@@ -19,7 +19,7 @@ from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import AlreadyAttached, BadConfig, CheckFailed, KernelError, NetnsGone
 from meta_cni.cni.result import Result
 from meta_cni.delegate import Attachment, Valid, attach, undo, unimplemented
-from meta_cni.linux import bond, configure, link, upper
+from meta_cni.linux import bond, configure, link, sriov, upper
 from meta_cni.linux.bond import MODES, POLICIES, Options
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Socket
@@ -84,16 +84,24 @@ class Bond:
 
     def _validate(self, members: list[Link]) -> None:
         """The kernel gives every member the bond's MTU, and takes a member from another master."""
-        mtu = self.mtu or DEFAULT_MTU
         for each in members:
-            if mtu > each.mtu:
-                raise BadConfig(
-                    f"{self.config.where}: invalid MTU {mtu}, bigger than that of link {each.name}: "
-                    f"expected at most {each.mtu}"
-                )
+            self._validate_mtu(each)
             if each.master:
                 raise BadConfig(
                     f"{self.config.where}: links: {each.name} has a master already: expected one without"
+                )
+
+    def _validate_mtu(self, member: Link) -> None:
+        """What is longer than the member takes, or the physical function that it is of, would be lost."""
+        mtu = self.mtu or DEFAULT_MTU
+        parent = sriov.parent_link_of(member.device)
+        physical = link.find(self.attachment.namespaces.host, parent) if parent else None
+        for each in (member, physical):
+            if each is not None and mtu > each.mtu:
+                whose = "" if each is member else f", whose function {member.name} is"
+                raise BadConfig(
+                    f"{self.config.where}: invalid MTU {mtu}, bigger than that of link {each.name}{whose}: "
+                    f"expected at most {each.mtu}"
                 )
 
     def _move_in(self) -> None:

@@ -9,6 +9,7 @@ is not the PF's link (Documentation/networking/switchdev.rst).
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def find(address: str, sysfs: Path = SYSFS) -> Function | None:
         parent_driver=driver_of(parent),
     )
     return found if path.exists() else None
+
+
+def parent_link_of(device: str, sysfs: Path = SYSFS) -> str:
+    """The name of the PF's link of a device; empty for one that is no VF, or whose PF has none."""
+    path = path_of(device, sysfs)
+    parent = path / "physfn"
+    with suppress(BadConfig):
+        return _parent_link(path, parent) if device and parent.exists() else ""
+    return ""
 
 
 def _number(address: str, parent: Path) -> int:

@@ -313,6 +313,30 @@ def test_a_vf_that_was_given_back_serves_the_next_pod(
     as_it_was()
 
 
+def test_a_bond_is_no_longer_than_the_card_of_its_members(
+    pod: PodNetns,
+    card: Card,
+    vfs: list[str],
+    asked: Callable[..., dict[str, Any]],
+    as_it_was: Callable[[], None],
+):
+    """The functions themselves take more than goes through it."""
+    for name, address in zip(("net1", "net2"), vfs, strict=False):
+        add(pod, asked(deviceID=address, mtu=9000), CNI_IFNAME=name)
+    links = [{"name": "net1"}, {"name": "net2"}]
+    bond = {"cniVersion": "1.1.0", "name": "bonded", "type": "bond", "mode": "active-backup", "mtu": 9000}
+    bond |= {"miimon": "100", "links": links, "linksInContainer": True}
+
+    answer, code = ours("bond", pod)("ADD", bond, CNI_IFNAME="net3")
+
+    told = f"invalid MTU 9000, bigger than that of link {card.name}, whose function net1 is: "
+    assert (1, 7, True) == (code, answer["code"], told in answer["msg"]), answer
+    assert ["net1", "net2"] == pod.links()
+    for name in ("net1", "net2"):
+        delete(pod, asked(), CNI_IFNAME=name)
+    as_it_was()
+
+
 def test_a_vf_comes_home_though_the_pod_s_namespace_has_vanished(
     pods: Callable[[str], PodNetns],
     card: Card,

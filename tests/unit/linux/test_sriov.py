@@ -193,6 +193,15 @@ def test_the_port_of_a_vf_is_that_of_its_link(tree: Tree):
     assert ["ens1", "ens1d1", "ens1"] == [tree.found(each).parent for each in VFS]
 
 
+def test_the_link_of_a_card_is_found_by_any_device(tree: Tree):
+    """Most links are of no virtual function, or of no device at all."""
+    devices = (VFS[0], PF, "virtio0", "")
+
+    assert ["ens1", "", "", ""] == [sriov.parent_link_of(each, tree.root) for each in devices]
+    shutil.rmtree(tree.device(PF) / "net")
+    assert "" == sriov.parent_link_of(VFS[0], tree.root)
+
+
 def test_the_rdma_device_of_a_vf_is_told(tree: Tree):
     """A device-info file has it."""
     assert "" == sriov.rdma_device_of(tree.found(VFS[0]), tree.root)
