@@ -191,7 +191,8 @@ def _restore_link(claim: Claim, before: Before, host: Socket, sysfs: Path) -> No
     """
     On the node: down, its address, its MTU, its flags, its name.
 
-    With the address that was asked for, the card has forgotten the VF's own, whatever its link says.
+    With the address that was asked for, the card has forgotten the VF's own. Where the link has that
+    all the time, its driver tells it when it stops: igbvf resets the VF then.
     """
     found = _at_home(claim, host, sysfs)
     if found is None:
@@ -199,7 +200,9 @@ def _restore_link(claim: Claim, before: Before, host: Socket, sysfs: Path) -> No
     if found.is_up and _differs(found, before):
         host.request([link.set_link(found.index, is_up=False)])
     label = f"{found.name} (VF {claim.address})"
-    if before.mac and (claim.wanted.mac or before.mac != found.mac):
+    if claim.wanted.mac and before.mac == found.mac:
+        host.request([link.set_link(found.index, is_up=True), link.set_link(found.index, is_up=False)])
+    if before.mac and before.mac != found.mac:
         change = link.set_link(found.index, mac=before.mac)
         vf.persist(host, replace(change, action=f"set mac {before.mac} of {label}"), REFUSED)
     host.request(_changes(found, before, label))

@@ -647,7 +647,7 @@ def test_a_del_goes_on_where_one_was_killed(
         as_it_was()
         steps += 1
 
-    assert steps > 20
+    assert steps > 15
 
 
 CHOICES: dict[str, list[Any]] = {
