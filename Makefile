@@ -10,6 +10,7 @@ ARGS ?=
 PYTEST := $(BIN)/python -m pytest
 APART := --ignore=tests/conformance
 UNBOOTED := --ignore=tests/guest/test_guest.py
+QUICK := $(PYTEST) $(APART) $(UNBOOTED) -m "not slow" --hypothesis-profile=fast
 TYPED := meta_cni delegates examples
 COVERED := meta_cni/cni meta_cni/engine
 BRANCHES_PERCENT := 95
@@ -41,8 +42,16 @@ lint: $(VENV)/.test ## ruff
 types: $(VENV)/.test ## mypy --strict
 	@$(BIN)/mypy --strict $(TYPED)
 
+# They wait for the kernel more than they compute, those of tests/netns above all: so two run side by side.
 fast: $(VENV)/.test ## every test that is not marked slow
-	@$(PYTEST) $(APART) $(UNBOOTED) -m "not slow" --hypothesis-profile=fast
+	@told=$$(mktemp)
+	trap 'rm -f "$$told"' EXIT
+	status=0
+	$(QUICK) tests/netns >"$$told" 2>&1 &
+	$(QUICK) --ignore=tests/netns || status=$$?
+	wait $$! || status=$$?
+	cat "$$told"
+	exit $$status
 
 sequences: $(VENV)/.test packet-filters ## 10 000 random sequences of calls, or as many as SEQUENCES says (SEQUENCE_SEED=n: that one)
 	@SEQUENCES=$(or $(SEQUENCES),10000) $(PYTEST) tests/netns/test_sequences.py

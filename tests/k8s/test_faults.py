@@ -246,6 +246,7 @@ def test_a_watch_that_is_not_answered_is_given_up(
         next(store.within(0.5).watch(Kind.POD, None, "1", 30), None)
 
 
+@pytest.mark.slow
 def test_a_watch_may_have_nothing_to_tell(
     stand_in: StandIn, store: ApiStore, monkeypatch: pytest.MonkeyPatch
 ):

@@ -129,6 +129,7 @@ def test_a_pod_that_moves_is_told_all_the_same(untold: Untold):
     statuses.stop(SOON_S)
 
 
+@pytest.mark.slow
 def test_what_is_newer_takes_the_place_of_what_waits(untold: Untold):
     """The server hears the last word alone, of whichever sandbox of the pod."""
     server = Refusing(*[TryAgainLater("away")] * 3)

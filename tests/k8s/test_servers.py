@@ -246,6 +246,7 @@ def test_what_leaves_a_selection_is_told_as_deleted(place: Place):
     assert ["ADDED", "DELETED", "ADDED"] == [each.type for each in told]
 
 
+@pytest.mark.slow
 def test_a_watch_ends_with_its_time_and_a_bookmark_tells_how_far_it_came(place: Place):
     """A watch of a quiet namespace would have to begin with a list otherwise."""
     _, version = place.store.list(NAD, place.namespace)

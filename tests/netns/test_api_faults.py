@@ -22,6 +22,7 @@ from tests.k8s.stand_in import StandIn
 from tests.netns.conftest import Node
 from tests.netns.daemons import until
 
+pytestmark = pytest.mark.slow
 NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 STATUS = "k8s.v1.cni.cncf.io/network-status"
@@ -246,7 +247,6 @@ def test_annotations_that_change_meanwhile_are_kept(cluster: Cluster):
     assert ["eth0", "net1"] == cluster.told()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_while_the_server_is_away_known_pods_live(cluster: Cluster):
     """They are attached and detached; their status is told when the server is back."""
@@ -455,7 +455,6 @@ def test_a_status_that_waits_is_not_overtaken(cluster: Cluster):
     until(lambda: ["eth0", "net1"] == cluster.told())
 
 
-@pytest.mark.slow
 def test_a_server_that_takes_five_seconds_is_waited_for(cluster: Cluster):
     """By the status alone; what is not known is asked for."""
     cluster.pod("a")

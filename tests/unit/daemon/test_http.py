@@ -105,6 +105,7 @@ def test_a_scrape_that_fails_is_an_answer_and_the_next_is_served(port: int, told
     assert 200 == asked(port, "/metrics")[0]
 
 
+@pytest.mark.slow
 def test_slow_clients_hold_nobody_up(port: int, mocker: MockerFixture):
     """All places taken by clients that say nothing are free again after a time-out."""
     mocker.patch.object(http._Handler, "timeout", 0.3)

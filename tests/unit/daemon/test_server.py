@@ -140,6 +140,7 @@ def test_calls_of_one_sandbox_are_done_one_after_the_other_and_others_meanwhile(
     assert ["ADD", "CHECK", "DEL"] == [verb for verb, sandbox in served.calls if sandbox == "a"]
 
 
+@pytest.mark.slow
 def test_plugins_that_hang_hold_up_nobody_else(serve: Serve, path: Path):
     """Though they are more than there are workers; the relief goes when all is done."""
     served = serve(workers=2, held_up_s=0.1)
@@ -157,6 +158,7 @@ def test_plugins_that_hang_hold_up_nobody_else(serve: Serve, path: Path):
     assert 0 == ask(path, "ADD", "other")[1]
 
 
+@pytest.mark.slow
 def test_relief_has_a_bound(serve: Serve, path: Path):
     """Threads without end would be no help."""
     served = serve(workers=1, held_up_s=0.1, relief=1)
