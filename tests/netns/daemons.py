@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ TOP = Path(__file__).parents[2]
 SHIM = TOP / "meta_cni" / "shim"
 WAIT_S = 60.0
 """For what takes a second on a machine that has nothing else to do."""
+PORT = 9464
+"""Of loopback, for a daemon that is to serve its metrics there."""
 Answer = tuple[dict[str, Any], int]
 
 
@@ -28,6 +31,20 @@ def until(condition: Callable[[], object], wait_s: float = WAIT_S) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.01)
+
+
+def page(path: str) -> tuple[int, str]:
+    """What the daemon on PORT serves: status code and text."""
+    connection = HTTPConnection("127.0.0.1", PORT, timeout=10)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def metrics() -> dict[str, float]:
+    """What it tells of itself, by name and labels."""
+    lines = [line for line in page("/metrics")[1].splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
 def shim(directory: Path) -> list[str]:

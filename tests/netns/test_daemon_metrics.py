@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import pytest
 from meta_cni.linux import link
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import Node, PodNetns
-from tests.netns.daemons import Daemon, until
-
-PORT = 9464
+from tests.netns.daemons import PORT, Daemon, metrics, page, until
 
 
 @pytest.fixture
@@ -26,18 +23,6 @@ def daemon(tmp_path: Path, host: Socket) -> Iterator[Daemon]:
     made.start()
     yield made
     made.close()
-
-
-def page(path: str) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", PORT, timeout=10)
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode()
-
-
-def metrics() -> dict[str, float]:
-    lines = [line for line in page("/metrics")[1].splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
 def logged(daemon: Daemon) -> list[dict[str, Any]]:

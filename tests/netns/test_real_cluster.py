@@ -27,7 +27,7 @@ from tests.k8s.gate import Gate
 from tests.k8s.stand_in import write_kubeconfig
 from tests.kubelet import FakeKubelet
 from tests.netns.conftest import PodNetns
-from tests.netns.daemons import Answer, Daemon, answer_of, until
+from tests.netns.daemons import PORT, Answer, Daemon, answer_of, metrics, until
 
 pytestmark = pytest.mark.slow
 NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
@@ -80,7 +80,8 @@ class RealNode:
         }
         own = {**self.settings, "cniConfigDir": str(root / "net.d")}
         (root / "daemon-config.json").write_text(json.dumps(own))
-        self.daemon = Daemon(root, "--config", str(root / "daemon-config.json"))
+        serving = ("--http", f"127.0.0.1:{PORT}")
+        self.daemon = Daemon(root, "--config", str(root / "daemon-config.json"), *serving)
 
     @property
     def name(self) -> str:
@@ -247,13 +248,28 @@ def test_a_status_outlives_the_daemon_that_could_not_tell_it(node: RealNode, pod
 
 
 def _known(node: RealNode, pod: PodNetns) -> None:
-    """Until the daemon knows the pod without asking: an ADD and a DEL, and a status of before taken away."""
-    node.add(pod)
-    assert 0 == node.call("DEL", pod)[1]
-    node.objects.patch(Kind.POD, "telco", node.name, {"metadata": {"annotations": {STATUS: None}}})
-    until(lambda: STATUS not in node.annotations())
+    """Until an ADD asks the server for nothing; it fails after that, so that no status is written."""
+    fails = node.plugin("fails", FAILS)
+
+    def asked() -> float:
+        before = _look_ups()
+        assert "not today" in node.refused(pod, delegates=[fails])["msg"]
+        return _look_ups() - before
+
+    until(lambda: asked() == 0)
 
 
+def _look_ups() -> float:
+    """Single objects that the daemon has asked the server for."""
+    told = metrics()
+    return sum(told[each] for each in told if each.startswith("meta_cni_api_calls") and 'verb="get"' in each)
+
+
+FAILS = """
+[ "$CNI_COMMAND" = ADD ] || exit 0
+echo '{"code": 999, "msg": "not today"}'
+exit 1
+"""
 WAITS = """
 [ "$CNI_COMMAND" = ADD ] || exit 0
 touch {root}/reached
