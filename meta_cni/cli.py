@@ -281,8 +281,8 @@ def _plans_live(parsed: argparse.Namespace) -> Iterator[Callable[[], dict[str, A
     from meta_cni import cluster, explain  # noqa: PLC0415
     from meta_cni.configuration import NoConfiguration  # noqa: PLC0415
 
-    kubeconfig = cluster.kubeconfig_of(parsed.kubeconfig, os.environ)
-    store, namespace = cluster.open_store(kubeconfig, os.environ)
+    kubeconfigs = cluster.kubeconfigs_of(parsed.kubeconfig, os.environ)
+    store, namespace = cluster.open_store(kubeconfigs, os.environ)
     pod = cluster.pod(store, parsed.namespace or namespace, parsed.pod)
     node = pod.get("spec", {}).get("nodeName", "")
     is_here = node in (os.environ.get("NODE_NAME"), os.uname().nodename)
@@ -362,8 +362,8 @@ def _problems_of_files(names: Sequence[str], path: tuple[str, ...]) -> Iterator[
 def _problems_live(parsed: argparse.Namespace, path: tuple[str, ...]) -> Iterator[Problems]:
     from meta_cni import cluster, validate  # noqa: PLC0415
 
-    kubeconfig = cluster.kubeconfig_of(parsed.kubeconfig, os.environ)
-    store, _ = cluster.open_store(kubeconfig, os.environ)
+    kubeconfigs = cluster.kubeconfigs_of(parsed.kubeconfig, os.environ)
+    store, _ = cluster.open_store(kubeconfigs, os.environ)
     documents = list(cluster.objects(store, parsed.namespace))
     names = cluster.Names(store, documents)
     for each in documents:
@@ -438,8 +438,8 @@ def _attachments_live(parsed: argparse.Namespace) -> int:
 
     if parsed.output == "svg":
         raise BadConfig("attachments -o svg: expected a node's own: leave out --all-nodes")
-    kubeconfig = cluster.kubeconfig_of(parsed.kubeconfig, os.environ)
-    store, _ = cluster.open_store(kubeconfig, os.environ)
+    kubeconfigs = cluster.kubeconfigs_of(parsed.kubeconfig, os.environ)
+    store, _ = cluster.open_store(kubeconfigs, os.environ)
     found, unreadable = cluster.attachments(store, parsed.namespace)
     if parsed.output == "json":
         print(json.dumps(found, indent=4))

@@ -7,7 +7,7 @@ not have (the default network's configuration, the node's plugins and devices) i
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,25 +24,24 @@ HOME_KUBECONFIG = ".kube/config"
 Row = dict[str, Any]
 
 
-def kubeconfig_of(given: str | None, environment: Mapping[str, str]) -> str:
-    """The kubeconfig to take, by kubectl's rules; empty where we are a pod ourselves. Raises BadConfig."""
+def kubeconfigs_of(given: str | None, environment: Mapping[str, str]) -> list[Path]:
+    """The kubeconfigs that are one, by kubectl's rules; none where we are a pod. Raises BadConfig."""
     if given:
-        return given
-    for name in environment.get("KUBECONFIG", "").split(os.pathsep):
-        if name and Path(name).exists():
-            return name
+        return [Path(given)]
+    named = [Path(each) for each in environment.get("KUBECONFIG", "").split(os.pathsep) if each]
+    if found := [each for each in named if each.exists()]:
+        return found
     if access.is_in_cluster(environment):
-        return ""
+        return []
     home = Path(environment.get("HOME") or "/root") / HOME_KUBECONFIG
     if home.exists():
-        return str(home)
+        return [home]
     raise BadConfig("no cluster: expected --kubeconfig FILE, KUBECONFIG, or ~/.kube/config")
 
 
-def open_store(kubeconfig: str, environment: Mapping[str, str]) -> tuple[Store, str]:
+def open_store(kubeconfigs: Sequence[Path], environment: Mapping[str, str]) -> tuple[Store, str]:
     """The cluster's objects, and the namespace that counts where none is named."""
-    is_given = bool(kubeconfig)
-    credentials = access.of_kubeconfig(Path(kubeconfig)) if is_given else access.in_cluster(environment)
+    credentials = access.of_kubeconfig(*kubeconfigs) if kubeconfigs else access.in_cluster(environment)
     return api_store.ApiStore(api_store.Server(credentials)), credentials.current().namespace or "default"
 
 

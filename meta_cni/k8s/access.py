@@ -15,7 +15,7 @@ import binascii
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -168,9 +168,9 @@ def _service(environment: Mapping[str, str]) -> str:
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
-def of_kubeconfig(path: Path, context: str = "", environment: Mapping[str, str] = os.environ) -> Credentials:
-    """Those of a context in a kubeconfig, the current one by default."""
-    return Credentials(lambda: _read_kubeconfig(path, context, environment))
+def of_kubeconfig(*paths: Path, environment: Mapping[str, str] = os.environ) -> Credentials:
+    """Those of a kubeconfig's current context; of several, the first that has what is looked for counts."""
+    return Credentials(lambda: _read_kubeconfigs(paths, environment))
 
 
 def _text(path: Path, expected: str = "") -> str:
@@ -196,7 +196,14 @@ def _token(text: str, where: str) -> str:
     return token
 
 
-def _read_kubeconfig(path: Path, context: str, environment: Mapping[str, str]) -> Access:
+def _read_kubeconfigs(paths: Sequence[Path], environment: Mapping[str, str]) -> Access:
+    read: list[str] = []
+    found = [_Kubeconfig(each, _decoded(each), environment, read) for each in paths]
+    whose, context = next(((each, name) for each in found if (name := each.current())), (found[0], ""))
+    return whose.access(context, found)
+
+
+def _decoded(path: Path) -> Mapping[str, Any]:
     import yaml  # noqa: PLC0415 - only where there is a kubeconfig
 
     try:
@@ -205,8 +212,7 @@ def _read_kubeconfig(path: Path, context: str, environment: Mapping[str, str]) -
         raise BadConfig(f"read kubeconfig {path}: {getattr(error, 'problem', None) or 'no YAML'}") from None
     if not isinstance(document, dict):
         raise BadConfig(f"read kubeconfig {path}: expected an object with clusters, users and contexts")
-    whole = _Kubeconfig(path, document, environment)
-    return whole.access(context or str(document.get("current-context") or ""))
+    return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,27 +222,41 @@ class _Kubeconfig:
     path: Path
     document: Mapping[str, Any]
     environment: Mapping[str, str]
-    files: list[str] = field(default_factory=list)
-    """What was read so far."""
+    files: list[str]
+    """What was read so far, of all that are one."""
 
-    def access(self, name: str) -> Access:
-        """What one context means."""
+    def current(self) -> str:
+        """The name of the context to take; empty where it tells none."""
+        return str(self.document.get("current-context") or "")
+
+    def access(self, name: str, beside: "Sequence[_Kubeconfig]") -> Access:
+        """What one context means; its parts may be in others."""
         if not name:
             raise self._wrong("current-context", "the name of a context")
-        context = self._named("context", name)
-        cluster_name, user_name = self._field(context, "cluster"), self._field(context, "user")
-        cluster = self._named("cluster", cluster_name)
-        self.files.append(str(self.path))
-        values = self._server(cluster, f"cluster {cluster_name}")
+        self.files.extend(str(each.path) for each in beside)
+        where, context = self._find("context", name, beside)
+        cluster_name, user_name = where._field(context, "cluster"), where._field(context, "user")
+        whose, cluster = where._find("cluster", cluster_name, beside)
+        values = whose._server(cluster, f"cluster {cluster_name}")
         if user_name:
-            user = f"user {user_name}"
-            values |= self._identity(self._named("user", user_name), user, cluster, str(values["authority"]))
+            whose, user = where._find("user", user_name, beside)
+            values |= whose._identity(user, f"user {user_name}", cluster, str(values["authority"]))
         return Access(
-            where=f"kubeconfig {self.path}, context {name}",
-            namespace=self._field(context, "namespace"),
+            where=f"kubeconfig {where.path}, context {name}",
+            namespace=where._field(context, "namespace"),
             files=tuple(self.files),
             **values,
         )
+
+    def _find(
+        self, kind: str, name: str, beside: "Sequence[_Kubeconfig]"
+    ) -> "tuple[_Kubeconfig, Mapping[str, Any]]":
+        """The first entry of a name, and whose it is."""
+        for each in beside:
+            entry = each._named(kind, name)
+            if entry is not None:
+                return each, entry
+        raise self._wrong(f"{kind} {name!r}", f"an entry of this name in {kind}s, with an object {kind}")
 
     def _server(self, cluster: Mapping[str, Any], what: str) -> dict[str, Any]:
         """Where the server is, and how it is known."""
@@ -280,14 +300,14 @@ class _Kubeconfig:
     def _wrong(self, what: str, expected: str) -> BadConfig:
         return BadConfig(f"kubeconfig {self.path}: {what}: expected {expected}")
 
-    def _named(self, kind: str, name: str) -> Mapping[str, Any]:
+    def _named(self, kind: str, name: str) -> Mapping[str, Any] | None:
         """The entry of a name in one of the three lists."""
         entries = self.document.get(f"{kind}s")
         for each in entries if isinstance(entries, list) else ():
             if isinstance(each, dict) and each.get("name") == name and isinstance(each.get(kind), dict):
                 found: Mapping[str, Any] = each[kind]
                 return found
-        raise self._wrong(f"{kind} {name!r}", f"an entry of this name in {kind}s, with an object {kind}")
+        return None
 
     def _field(self, section: Mapping[str, Any], key: str) -> str:
         """A text; empty where there is none."""

@@ -13,11 +13,13 @@ at once. What does not pass is told with what would be right.
 import functools
 import importlib
 import json
+import logging
 import os
 import random
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -70,6 +72,8 @@ UNSURE_REFUSALS = 4
 """How often what is forbidden is asked again while the server's readiness is forbidden, too."""
 UNSENT = ("NewConnectionError", "ConnectTimeoutError", "ProxyError", "NameResolutionError")
 """urllib3's errors from before a request went out."""
+UNVERIFIED = "%s: insecure-skip-tls-verify: the API server's certificate is not verified"
+LOG = logging.getLogger("meta_cni")
 
 
 @contextmanager
@@ -112,6 +116,7 @@ def _imported() -> ModuleType:
         made.Client = rest.RESTClientObject  # type: ignore[attr-defined]
         made.Refused = rest.ApiException  # type: ignore[attr-defined]
         made.HTTPError = rest.urllib3.exceptions.HTTPError  # type: ignore[attr-defined]
+        made.Unverified = rest.urllib3.exceptions.InsecureRequestWarning  # type: ignore[attr-defined]
         made.Configuration = importlib.import_module(  # type: ignore[attr-defined]
             "kubernetes.client.configuration"
         ).Configuration
@@ -185,6 +190,9 @@ class _Connections:
 
     def __init__(self, access: Access) -> None:
         parts = _transport()
+        if access.is_insecure:
+            warnings.simplefilter("ignore", parts.Unverified)  # it is no line of our log
+            LOG.warning(UNVERIFIED, access.where)
         configuration = parts.Configuration(host=access.server)
         configuration.verify_ssl = not access.is_insecure
         configuration.ca_cert_data = access.authority or None

@@ -62,9 +62,15 @@ def test_tls_server_name_is_the_name_that_counts(named: StandIn, tmp_path: Path)
         found_by(with_cluster(tmp_path, named, **authority, **{"tls-server-name": "other.test"}))
 
 
-def test_whoever_insists_talks_to_anybody(named: StandIn, tmp_path: Path):
-    """By insecure-skip-tls-verify, and not without it."""
-    assert "p" == found_by(with_cluster(tmp_path, named, **{"insecure-skip-tls-verify": True}))
+def test_whoever_insists_talks_to_anybody(
+    named: StandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+):
+    """By insecure-skip-tls-verify, which the log tells once, and not without it."""
+    store = with_cluster(tmp_path, named, **{"insecure-skip-tls-verify": True})
+    assert ("p", "p") == (found_by(store), found_by(store))
+    assert 1 == len(caplog.messages)
+    assert caplog.messages[0].endswith("the API server's certificate is not verified")
+    assert [] == list(recwarn)
     with pytest.raises(Forbidden, match="certificate verify failed"):
         found_by(with_cluster(tmp_path, named, **{"insecure-skip-tls-verify": False}))
 

@@ -148,6 +148,23 @@ def test_no_cluster_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "meta-cni: no cluster: expected --kubeconfig FILE, KUBECONFIG, or ~/.kube/config\n" == complained
 
 
+def test_kubeconfig_may_name_several_files(
+    run: Run, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """As for kubectl: those that are there are one."""
+    pod(stand_in, "media-a", networks="")
+    mine = "{name: mine, context: {cluster: here, user: us, namespace: telco}}"
+    (tmp_path / "context").write_text(f"current-context: mine\ncontexts: [{mine}]")
+    whole = stand_in.write_kubeconfig(tmp_path / "whole")
+    named = (tmp_path / "gone", tmp_path / "context", whole)
+    monkeypatch.setenv("KUBECONFIG", ":".join(map(str, named)))
+
+    code, printed, complained = run("plan", "media-a", "--live")
+
+    assert (0, "") == (code, complained)
+    assert printed.startswith("pod telco/media-a on node-1\n")
+
+
 def test_the_context_s_namespace_counts(run: Run, stand_in: StandIn, tmp_path: Path):
     """As it does for kubectl; --kubeconfig wins over KUBECONFIG."""
     pod(stand_in, "media-a", networks="")

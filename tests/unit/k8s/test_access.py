@@ -265,6 +265,43 @@ def test_a_kubeconfig_that_is_none_is_told(tmp_path: Path, text: str, said: str)
         of_kubeconfig(tmp_path / "kubeconfig").current()
 
 
+def test_several_kubeconfigs_are_one(tmp_path: Path):
+    """As for kubectl: the first entry of a name counts, and a relative path starts where its own file is."""
+    import yaml
+
+    parts: dict[str, Document] = {
+        "contexts": {
+            "current-context": "ours",
+            "contexts": [
+                {"name": "ours", "context": {"cluster": "here", "user": "us", "namespace": "telco"}}
+            ],
+        },
+        "clusters": {
+            "current-context": "other",
+            "clusters": [{"name": "here", "cluster": {"server": SERVER}}],
+        },
+        "users": {
+            "clusters": [{"name": "here", "cluster": {"server": "https://10.96.0.2:443"}}],
+            "users": [{"name": "us", "user": {"tokenFile": "token"}}],
+        },
+    }
+    for name, document in parts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config").write_text(yaml.safe_dump(document))
+    (tmp_path / "users" / "token").write_text("secret\n")
+    paths = [tmp_path / name / "config" for name in parts]
+
+    found = of_kubeconfig(*paths).current()
+
+    assert (SERVER, "telco", "secret") == (found.server, found.namespace, found.token)
+    assert f"kubeconfig {paths[0]}, context ours" == found.where
+    assert {*map(str, paths), str(tmp_path / "users" / "token")} == set(found.files)
+    with pytest.raises(
+        BadConfig, match=rf"^kubeconfig {paths[0]}: user 'us': expected an entry of this name"
+    ):
+        of_kubeconfig(*paths[:2]).current()
+
+
 @pytest.mark.parametrize("content", [None, "", " \n", b"\xff\xfe"])
 @pytest.mark.parametrize(
     ("cluster", "user", "file", "said"),
