@@ -567,7 +567,7 @@ def _serve(
     elif request.command == "GC":
         if configuration.valid is None:
             raise BadConfig("configuration: cni.dev/valid-attachments is missing: expected a list")
-        engine.collect_garbage(configuration.valid)
+        engine.collect_garbage(request, configuration.valid)
     else:
         engine.status()
     return None

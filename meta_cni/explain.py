@@ -6,7 +6,7 @@ Nothing is touched: a plan is made as an ADD makes it, and goes no further.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ from meta_cni.compose import Memory, choose, devices_of, engine_of
 from meta_cni.configuration import Configuration, read_configuration
 from meta_cni.engine import engine as engines
 from meta_cni.engine.engine import pod_of
+from meta_cni.engine.inherited import Asked, Inherited
 from meta_cni.engine.ledger import Entry, Ledger, Record
 from meta_cni.engine.plan import DefaultRoute, Plan, Step
 from meta_cni.k8s.allocation import Allocated, Allocation
@@ -159,7 +160,7 @@ def _step_told(step: Step) -> dict[str, Any]:
 
 
 def attachments(stdin: bytes) -> tuple[list[dict[str, Any]], tuple[Path, ...]]:
-    """Every attachment in the ledger as plain data, and the damaged entries that were set aside."""
+    """Every attachment in the ledger and in Multus' records, as plain data; entries that were set aside."""
     configuration = read_configuration(stdin)
     ledger = Ledger(Path(configuration.settings.cni_dir) / "ledger")
     found: list[dict[str, Any]] = []
@@ -168,7 +169,20 @@ def attachments(stdin: bytes) -> tuple[list[dict[str, Any]], tuple[Path, ...]]:
             entry = ledger.read(container_id)
             if entry is not None:
                 found.extend(_attachment_told(entry, record) for record in entry.records)
+    found.extend(_inherited(Inherited(configuration.settings), {each["container"] for each in found}))
     return found, ledger.damaged()
+
+
+def _inherited(inherited: Inherited, known: set[str]) -> Iterator[dict[str, Any]]:
+    """What Multus attached before us."""
+    for container_id in inherited.container_ids():
+        if container_id in known:
+            continue
+        with suppress(CNIError):
+            entry = inherited.entry(Asked(container_id), lambda _: "")
+            if entry is not None:
+                told = (_attachment_told(entry, each) for each in entry.records)
+                yield from ({**each, "how": "by Multus"} for each in told)
 
 
 def _attachment_told(entry: Entry, record: Record) -> dict[str, Any]:

@@ -32,7 +32,7 @@ KERNEL_FEATURES_MISSING_IN_CI = (
     *("igb", "netdevsim"),
 )
 
-PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox", "kubectl")
+PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox", "kubectl", "multus")
 
 REFERENCES_MISSING_IN_CI = ("route-override", "bond")  # in no distribution, and in no Go proxy
 

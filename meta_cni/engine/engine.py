@@ -32,6 +32,7 @@ from meta_cni.cni.errors import (
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Result
 from meta_cni.engine import device_info, devices, execute, status
+from meta_cni.engine.inherited import Asked, Inherited
 from meta_cni.engine.ledger import Entry, Ledger, Record
 from meta_cni.engine.networks import Networks
 from meta_cni.engine.plan import Choose, Plan, Wanted, build
@@ -104,6 +105,7 @@ class Engine:
         self.ledger = Ledger(Path(settings.cni_dir) / "ledger")
         self.untold = untold.Untold(Path(settings.cni_dir) / untold.DIRECTORY)
         self.networks = Networks(settings, world.store)
+        self.inherited = Inherited(settings)
 
     def add(self, request: Request, runtime_config: Mapping[str, object], previous: Result | None) -> Result:
         """Attach a pod to all its networks; on any failure nothing of it is left."""
@@ -390,10 +392,11 @@ class Engine:
             if entry is None:
                 self.untold.drop(request.container_id, request.interface)
                 self.ledger.remove(request.container_id)
-                return
-            records = entry.of_request(request.interface)
             self.world.timeline.mark("lock")
-            errors = self._undo(entry, records, request.netns)
+            if entry is not None:
+                errors = self._undo(entry, entry.of_request(request.interface), request.netns)
+            else:
+                errors = self._undo_inherited(self._asked(request))
             self.world.timeline.mark("detach")
         if errors:
             raise join(errors)
@@ -409,6 +412,27 @@ class Engine:
             left, errors = execute.undo(records, self.world.construct, namespaces)
         done = tuple(each for each in records if each not in left)
         self.ledger.write(entry.without(done))
+        return errors
+
+    def _asked(self, request: Request) -> Asked:
+        return Asked(
+            request.container_id, request.interface, request.netns, request.args, self._path(request)
+        )
+
+    def _inherited_entry(self, asked: Asked) -> Entry | None:
+        """What Multus attached of a sandbox before us; its plugins are executed, as they were then."""
+        return self.inherited.entry(asked, lambda plugin: self.world.choose(plugin, "exec", "exec").binary)
+
+    def _undo_inherited(self, asked: Asked) -> tuple[CNIError, ...]:
+        """Undo what Multus attached of a sandbox; what cannot be undone stays in its records."""
+        entry = self._inherited_entry(asked)
+        if entry is None:
+            return ()
+        LOG.info("container %s of %s was attached by Multus: it is detached", entry.container_id, entry.pod)
+        with Namespaces(asked.netns) as namespaces:
+            _refuse_own(namespaces)
+            left, errors = execute.undo(entry.records, self.world.construct, namespaces)
+        self.inherited.forget(asked.container_id, left)
         return errors
 
     def _tell_nobody(self, records: tuple[Record, ...]) -> None:
@@ -431,7 +455,7 @@ class Engine:
         """Compare every attachment of the request with what ADD left."""
         with self.ledger.locked(request.container_id, LOCK_WAIT_S), Namespaces(request.netns) as namespaces:
             _refuse_own(namespaces)
-            entry = self.ledger.read(request.container_id)
+            entry = self.ledger.read(request.container_id) or self._inherited_entry(self._asked(request))
             records = entry.of_request(request.interface) if entry else ()
             if not records:
                 raise UnknownContainer(
@@ -439,7 +463,7 @@ class Engine:
                 )
             execute.check(records, self.world.construct, namespaces)
 
-    def collect_garbage(self, valid: frozenset[tuple[str, str]]) -> None:
+    def collect_garbage(self, request: Request, valid: frozenset[tuple[str, str]]) -> None:
         """Undo every request of this network that the runtime does not list; then GC each network."""
         errors: list[CNIError] = []
         for container_id in self.ledger.container_ids():
@@ -448,6 +472,7 @@ class Engine:
                     errors.extend(self._collect_one(container_id, valid))
             except CNIError as error:
                 errors.append(error)
+        errors.extend(self._collect_inherited(request, frozenset(container_id for container_id, _ in valid)))
         errors.extend(self._collect_networks())
         if errors:
             raise join(errors)
@@ -462,6 +487,22 @@ class Engine:
             if record.request_network == self.settings.name and (container_id, record.request) not in valid
         )
         return list(self._undo(entry, stale, ""))
+
+    def _collect_inherited(self, request: Request, valid: frozenset[str]) -> list[CNIError]:
+        """Undo what Multus attached of sandboxes that are not listed, and whose namespaces are gone."""
+        errors: list[CNIError] = []
+        for container_id in self.inherited.container_ids():
+            if container_id in valid:
+                continue
+            try:
+                with self.ledger.locked(container_id, LOCK_WAIT_S):
+                    entry = self.inherited.entry(Asked(container_id), lambda _: "")
+                    if entry is not None and all(_is_gone(each.netns) for each in entry.records):
+                        asked = Asked(container_id, path=self._path(request))
+                        errors.extend(self._undo_inherited(asked))
+            except CNIError as error:
+                errors.append(error)
+        return errors
 
     def _collect_networks(self) -> list[CNIError]:
         """GC of each network that still has attachments, with exactly those as valid ones."""
@@ -532,6 +573,11 @@ class Pod:
     def reference(self) -> str:
         """namespace/name; empty when the runtime named no pod."""
         return f"{self.namespace}/{self.name}" if self.name else ""
+
+
+def _is_gone(path: str) -> bool:
+    with Namespaces(path) as namespaces:
+        return namespaces.is_gone
 
 
 def _made(attached: list[status.Attached]) -> Iterator[Made]:
