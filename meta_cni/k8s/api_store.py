@@ -72,6 +72,8 @@ UNSURE_REFUSALS = 4
 """How often what is forbidden is asked again while the server's readiness is forbidden, too."""
 UNSENT = ("NewConnectionError", "ConnectTimeoutError", "ProxyError", "NameResolutionError")
 """urllib3's errors from before a request went out."""
+LATE = {"ReadTimeoutError": "no answer in time", "ConnectTimeoutError": "no connection in time"}
+"""urllib3's errors of what did not come, and what we say."""
 UNVERIFIED = "%s: insecure-skip-tls-verify: the API server's certificate is not verified"
 LOG = logging.getLogger("meta_cni")
 
@@ -273,8 +275,8 @@ class Server:
             raise _NoAnswer(str(error.reason).rpartition("\n")[2], is_untrusted=True) from None
         except (parts.HTTPError, OSError, ValueError) as error:
             is_untrusted = type(getattr(error, "original_error", None)).__name__ == "SSLError"  # a proxy's
-            is_sent = not _is_unsent(error)
-            raise _NoAnswer(_reason_of(error), is_sent=is_sent, is_untrusted=is_untrusted) from None
+            flags = {"is_sent": not _is_unsent(error), "is_late": _is_late(error)}
+            raise _NoAnswer(_reason_of(error), is_untrusted=is_untrusted, **flags) from None
 
     @contextmanager
     def watching(self, response: Any) -> Iterator[None]:
@@ -302,24 +304,31 @@ class Server:
 class _NoAnswer(Exception):
     """The server could not be asked, or did not answer."""
 
-    def __init__(self, reason: str, *, is_sent: bool = True, is_untrusted: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, is_sent: bool = True, is_untrusted: bool = False, is_late: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_sent = is_sent
         """The server may have done it all the same."""
         self.is_untrusted = is_untrusted
         """One of us does not trust the other's certificate."""
+        self.is_late = is_late
+        """It may have come a moment later."""
 
 
 def _is_unsent(error: BaseException) -> bool:
     return type(error).__name__ in UNSENT
 
 
+def _is_late(error: BaseException) -> bool:
+    return type(error).__name__ in LATE
+
+
 def _reason_of(error: BaseException) -> str:
     """The innermost word: what the kernel or the peer said."""
-    name = type(error).__name__
-    if name in ("ReadTimeoutError", "ConnectTimeoutError"):
-        return "no answer in time" if name == "ReadTimeoutError" else "no connection in time"
+    if _is_late(error):
+        return LATE[type(error).__name__]
     seen = error
     while (inner := seen.__cause__ or seen.__context__) is not None:
         seen = inner
@@ -481,7 +490,8 @@ class ApiStore:
             if not isinstance(outcome, _Passing):
                 return outcome
             unsure += outcome.is_unsure
-            reason = outcome.reason
+            if tries == 1 or not outcome.is_late or left_s >= CONNECT_S:  # else it is our time that was short
+                reason = outcome.reason
             pause_s = _pause(tries, outcome.after_s)
             if pause_s >= allowance.left_s or not self._is_trying_again:
                 allowance.left_s = 0.0  # nor would what is asked next be answered
@@ -541,7 +551,7 @@ class ApiStore:
             )
         if error.is_sent and request.verb == "create":
             raise TryAgainLater(f"{request.what}: {access.place}: {error.reason}: it may have been done")
-        return _Passing(error.reason)
+        return _Passing(error.reason, is_late=error.is_late)
 
     def _unknown(self, request: _Request, access: Access, status: Mapping[str, Any]) -> "_Passing":
         """The token or certificate has expired: there may be a new one."""
@@ -562,6 +572,8 @@ class _Passing:
     after_s: float | None = None
     is_unsure: bool = False
     """It may as well not pass."""
+    is_late: bool = False
+    """There was no answer yet."""
 
 
 def _pause(tries: int, after_s: float | None) -> float:

@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_a_storm_of_429_ends_with_the_allowance(stand_in: StandIn, store: ApiSto
         TryAgainLater, match=r"get Pod ns/p: .*: 429 a fault: given up after [12] (try|tries) in 1.5 s"
     ):
         store.within(1.5).get(Kind.POD, "ns", "p")
+
+
+def test_a_last_try_that_has_hardly_any_time_does_not_hide_what_was_said(
+    stand_in: StandIn, store: ApiStore, monkeypatch: pytest.MonkeyPatch
+):
+    """That there was no answer within the rest of the allowance says nothing of the server."""
+    stand_in.fail(503, 1)
+    send, sent = store.server.send, []
+
+    def silent_after_the_first(*arguments: Any) -> Any:
+        stand_in.latency_s = 5.0 if sent else 0.0
+        sent.append(arguments)
+        return send(*arguments)
+
+    monkeypatch.setattr(store.server, "send", silent_after_the_first)
+
+    with pytest.raises(TryAgainLater, match=r"503 a fault: given up after 2 tries in 2.5 s"):
+        store.within(2.5).get(Kind.POD, "ns", "p")
 
 
 def test_who_tries_again_himself_has_one_try(stand_in: StandIn, store: ApiStore):
@@ -121,8 +140,11 @@ def test_what_a_role_lacks_is_named(stand_in: StandIn, store: ApiStore):
     assert 1 == len(stand_in.asked("patch"))
 
 
-def test_what_a_starting_server_forbids_is_asked_again(stand_in: StandIn, store: ApiStore):
+def test_what_a_starting_server_forbids_is_asked_again(
+    stand_in: StandIn, store: ApiStore, monkeypatch: pytest.MonkeyPatch
+):
     """Until it has read its roles nobody has any; it is not ready then, and says so a moment later."""
+    monkeypatch.setattr(api_store, "UNSURE_REFUSALS", 1000)  # it may be slow to read them
     stand_in.put(Kind.POD, POD)
     stand_in.has_read_roles, stand_in.readiness = False, 500
 
@@ -154,7 +176,7 @@ def test_what_a_server_forbids_that_stays_unready_is_tried_later(
     with pytest.raises(
         TryAgainLater, match=rf"cannot get resource.*\(/readyz: {readiness}\): given up"
     ) as caught:
-        store.within(0.5).get(Kind.POD, "ns", "p")
+        ApiStore(store.server, is_trying_again=False).get(Kind.POD, "ns", "p")
 
     assert TryAgainLater is caught.type
 

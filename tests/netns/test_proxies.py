@@ -174,7 +174,7 @@ def test_a_proxy_that_wants_another_password_is_told(stack: ExitStack, tmp_path:
     store = cluster.pod(HTTPS_PROXY=cluster.proxy.url.replace("//", "//me:mine@"))
 
     with pytest.raises(TryAgainLater, match="407 Proxy Authentication Required") as caught:
-        store.within(0.5).get(Kind.POD, "ns", "p")
+        ApiStore(store.server, is_trying_again=False).get(Kind.POD, "ns", "p")
 
     assert f"{cluster.server.url} by proxy {cluster.proxy.url}: " in caught.value.message
     assert "mine" not in caught.value.message
@@ -187,7 +187,7 @@ def test_a_proxy_that_is_away_is_told_and_waited_for(cluster: Cluster):
     cluster.proxy.stop()
 
     with pytest.raises(TryAgainLater, match=f"by proxy {cluster.proxy.url}: Connection refused: given up"):
-        store.within(0.5).get(Kind.POD, "ns", "p")
+        ApiStore(store.server, is_trying_again=False).get(Kind.POD, "ns", "p")
 
     back = threading.Timer(0.3, cluster.proxy.start)
     back.start()
@@ -200,7 +200,7 @@ def test_a_proxy_that_refuses_is_asked_again(cluster: Cluster):
     store = cluster.pod(HTTPS_PROXY=cluster.proxy.url)
     cluster.proxy.answer = "503 Service Unavailable"
     with pytest.raises(TryAgainLater, match="503 Service Unavailable: given up"):
-        store.within(0.5).get(Kind.POD, "ns", "p")
+        ApiStore(store.server, is_trying_again=False).get(Kind.POD, "ns", "p")
 
     def recover() -> None:
         cluster.proxy.heads.clear()
@@ -247,7 +247,7 @@ def test_a_proxy_may_speak_tls(stack: ExitStack, tmp_path: Path):
 def test_an_informer_watches_by_the_proxy(cluster: Cluster):
     """And goes on when the proxy, which many hold up long connections, was away."""
     store = cluster.pod(HTTPS_PROXY=cluster.proxy.url)
-    informer = Informer(ApiStore(store.server, 0.5), Kind.POD, pauses_s=(0.02,))
+    informer = Informer(ApiStore(store.server, 5.0), Kind.POD, pauses_s=(0.02,))
     over = threading.Event()
     thread = threading.Thread(target=informer.run, args=(over,))
     thread.start()
