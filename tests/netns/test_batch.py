@@ -1,7 +1,6 @@
 """A batch of messages and what the kernel answers."""
 
 import errno
-import os
 
 import pytest
 
@@ -9,6 +8,7 @@ from meta_cni.cni.errors import KernelError
 from meta_cni.linux import address, link
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
+from tests.open_files import open_files
 
 pytestmark = pytest.mark.guest
 
@@ -68,12 +68,12 @@ def test_a_socket_stays_in_the_namespace_it_was_opened_in(host: Socket, pod: Pod
 
 def test_opening_a_socket_leaves_no_descriptor(pod: PodNetns):
     """A daemon opens two for every request."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
 
     with Socket.open_in(pod.fd), Socket.open_host():
         pass
 
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert set() == open_files() - before
 
 
 def test_a_dump_of_many_datagrams_is_complete(pod: PodNetns):

@@ -12,21 +12,22 @@ from meta_cni.cni.errors import KernelError, NetnsGone
 from meta_cni.linux import link, netns
 from meta_cni.linux.namespaces import Namespaces
 from tests.netns.conftest import PodNetns
-from tests.netns.daemons import until
+from tests.netns.daemons import WAIT_S, until
+from tests.open_files import open_files
 
 
 def test_nothing_is_opened_before_it_is_asked_for_and_all_is_closed(pod: PodNetns):
     """A daemon that leaks one descriptor a request serves for a day."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
 
     with Namespaces(pod.path) as namespaces:
-        unopened = len(os.listdir("/proc/self/fd"))
+        unopened = open_files() - before
         assert link.find(namespaces.pod, "lo") is not None
         assert link.find(namespaces.host, "lo") is not None
-        opened = len(os.listdir("/proc/self/fd"))
+        opened = open_files() - before
 
-    assert (before, before + 3) == (unopened, opened)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert (0, 3) == (len(unopened), len(opened))
+    assert set() == open_files() - before
 
 
 def test_a_namespace_that_is_gone_is_gone_each_time():
@@ -96,12 +97,12 @@ def test_what_is_done_later_is_done_though_it_fails_or_all_is_closed(pod: PodNet
         namespaces.later(lambda: 1 / 0)
         namespaces.later(done.set)
 
-    assert done.wait(5)
+    assert done.wait(WAIT_S)
 
 
 def is_over(thread: int) -> bool:
     """A thread ends soon; Python's threading knows nothing of it."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + WAIT_S
     while os.path.exists(f"/proc/self/task/{thread}") and time.monotonic() < deadline:
         time.sleep(0.01)
     return not os.path.exists(f"/proc/self/task/{thread}")
@@ -125,20 +126,20 @@ def test_nobody_waits_for_what_is_done_later_but_the_main_thread(pod: PodNetns):
     def attach() -> None:
         with Namespaces(pod.path) as namespaces:
             namespaces.later(began.set)
-            namespaces.later(lambda: may_end.wait(5))
+            namespaces.later(lambda: may_end.wait(2 * WAIT_S))
 
     worker = threading.Thread(target=attach)
     worker.start()
-    worker.join(5)
+    worker.join(WAIT_S)
 
     is_back = not worker.is_alive()
     may_end.set()
-    assert (True, True) == (is_back, began.wait(5))
+    assert (True, True) == (is_back, began.wait(WAIT_S))
 
 
 def test_a_namespace_that_cannot_be_entered_leaves_nothing(pod: PodNetns, mocker):
     """The error is the caller's, at once, and what was to be done later is dropped."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     done: list[int] = []
     mocker.patch("meta_cni.linux.netns.enter", side_effect=KernelError("enter", errno.EPERM))
 
@@ -147,12 +148,12 @@ def test_a_namespace_that_cannot_be_entered_leaves_nothing(pod: PodNetns, mocker
             namespaces.run(int)
         namespaces.later(lambda: done.append(1))
 
-    assert (before, []) == (len(os.listdir("/proc/self/fd")), done)
+    assert (set(), []) == (open_files() - before, done)
 
 
 def test_no_thread_to_be_had_leaves_nothing_and_keeps_nothing(pod: PodNetns, mocker):
     """Without an announcement a neighbour asks when it needs to know."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     done: list[int] = []
     mocker.patch("meta_cni.linux.netns._thread.start_new_thread", side_effect=RuntimeError("no"))
 
@@ -160,4 +161,4 @@ def test_no_thread_to_be_had_leaves_nothing_and_keeps_nothing(pod: PodNetns, moc
         namespaces.later(lambda: done.append(1))
         assert namespaces.run(lambda: True)
 
-    assert (before, []) == (len(os.listdir("/proc/self/fd")), done)
+    assert (set(), []) == (open_files() - before, done)

@@ -1,6 +1,7 @@
 """Real processes: every way a plugin can disappoint, within its deadline."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,13 @@ import pytest
 from meta_cni import invoke
 from meta_cni.cni.errors import BadConfig, DelegateFailed, DelegateTimedOut
 from meta_cni.cni.result import Result
+from tests.open_files import open_files
 
 Script = Callable[..., str]
+LONG_S = 600
+"""What nobody waits for."""
+WAIT_S = 60
+"""For what takes no time where nobody else has work to do."""
 PATH = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
 
 
@@ -38,9 +44,9 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left() -> Iterator[None]:
     """The daemon runs plugins for months."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     yield
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert set() == open_files() - before
 
 
 def run(binary: str, *, stdin: bytes = b"{}", deadline_s: float = 10.0, **variables: str) -> bytes:
@@ -56,7 +62,7 @@ def is_alive(pid: int) -> bool:
 
 
 def is_gone_soon(pid: int) -> bool:
-    until = time.monotonic() + 2
+    until = time.monotonic() + WAIT_S
     while is_alive(pid) and time.monotonic() < until:
         time.sleep(0.01)
     return not is_alive(pid)
@@ -163,15 +169,15 @@ def test_long_garbage_is_shortened(script: Script):
 
 def test_a_plugin_that_hangs_is_ended_with_its_children(script: Script, tmp_path: Path):
     """The deadline holds, and nothing goes on working behind it."""
-    binary = script(f"sleep 60 & echo $! > {tmp_path}/child; wait")
+    binary = script(f"sleep {LONG_S} & echo $! > {tmp_path}/child; wait")
     started = time.monotonic()
 
     with pytest.raises(
-        DelegateTimedOut, match=r"network blue: plugin plugin: no answer within 0.3 s, it was killed"
+        DelegateTimedOut, match=r"network blue: plugin plugin: no answer within 1 s, it was killed"
     ):
-        run(binary, deadline_s=0.3)
+        run(binary, deadline_s=1)
 
-    assert 2 > time.monotonic() - started
+    assert WAIT_S > time.monotonic() - started
     assert is_gone_soon(int((tmp_path / "child").read_text()))
 
 
@@ -181,9 +187,9 @@ def test_a_plugin_that_ignores_sigterm_is_killed(script: Script, short_grace: No
     started = time.monotonic()
 
     with pytest.raises(DelegateTimedOut):
-        run(binary, deadline_s=0.2)
+        run(binary, deadline_s=1)
 
-    assert 0.35 < time.monotonic() - started < 2
+    assert 1.15 < time.monotonic() - started < WAIT_S
 
 
 def test_a_plugin_can_clean_up_when_it_is_asked_to_end(script: Script, tmp_path: Path):
@@ -191,46 +197,47 @@ def test_a_plugin_can_clean_up_when_it_is_asked_to_end(script: Script, tmp_path:
     binary = script(f"trap 'touch {tmp_path}/cleaned; exit 0' TERM; while :; do sleep 0.02; done")
 
     with pytest.raises(DelegateTimedOut):
-        run(binary, deadline_s=0.3)
+        run(binary, deadline_s=1)
 
     assert (tmp_path / "cleaned").exists()
 
 
 def test_a_grandchild_that_holds_the_pipe_does_not_hold_us(script: Script, tmp_path: Path):
     """The plugin itself ended long ago; reading to the end would take a minute."""
-    binary = script(f"sleep 60 & echo $! > {tmp_path}/child; echo '{{}}'")
+    binary = script(f"sleep {LONG_S} & echo $! > {tmp_path}/child; echo '{{}}'")
     started = time.monotonic()
 
     with pytest.raises(DelegateTimedOut, match="what it started held its output and was killed"):
-        run(binary, deadline_s=0.3)
+        run(binary, deadline_s=1)
 
-    assert 2 > time.monotonic() - started
+    assert WAIT_S > time.monotonic() - started
     assert is_gone_soon(int((tmp_path / "child").read_text()))
 
 
 def test_a_grandchild_out_of_reach_does_not_hold_us(script: Script, tmp_path: Path):
     """A session of its own saves it from our signal, but we stop reading."""
-    binary = script(f"setsid sleep 3 & echo $! > {tmp_path}/child; echo '{{}}'")
+    binary = script(f"setsid sleep {LONG_S} & echo $! > {tmp_path}/child; echo '{{}}'")
     started = time.monotonic()
 
     with pytest.raises(DelegateTimedOut):
-        run(binary, deadline_s=0.3)
+        run(binary, deadline_s=1)
 
-    assert 2 > time.monotonic() - started
+    assert WAIT_S > time.monotonic() - started
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
 
 def test_a_plugin_that_closes_its_output_and_hangs_is_ended(script: Script):
     """The end of output is not the end of the process."""
     with pytest.raises(DelegateTimedOut):
-        run(script("exec >&- 2>&-; exec sleep 60"), deadline_s=0.3)
+        run(script(f"exec >&- 2>&-; exec sleep {LONG_S}"), deadline_s=0.3)
 
 
 def test_a_plugin_being_installed_is_tried_again(script: Script, monkeypatch: pytest.MonkeyPatch):
     """ETXTBSY: an upgrade writes the binary while a pod starts."""
-    monkeypatch.setattr(invoke, "BUSY_PAUSE_S", 0.05)
+    monkeypatch.setattr(invoke, "BUSY_PAUSE_S", 0.5)
     binary = script("echo installed")
     writer = os.open(binary, os.O_WRONLY)
-    done = threading.Timer(0.12, os.close, [writer])
+    done = threading.Timer(0.1, os.close, [writer])
     done.start()
 
     printed = run(binary)
@@ -248,15 +255,16 @@ def test_a_plugin_that_stays_busy_is_an_error(script: Script, monkeypatch: pytes
         run(binary)
 
 
-def test_busy_tries_end_with_the_deadline(script: Script):
+def test_busy_tries_end_with_the_deadline(script: Script, monkeypatch: pytest.MonkeyPatch):
     """Waiting a second is no use when there is none."""
+    monkeypatch.setattr(invoke, "BUSY_PAUSE_S", LONG_S)
     binary = script("echo never")
     started = time.monotonic()
 
     with open(binary, "ab"), pytest.raises(DelegateFailed, match="Text file busy"):
-        run(binary, deadline_s=0.5)
+        run(binary, deadline_s=WAIT_S)
 
-    assert 0.5 > time.monotonic() - started
+    assert WAIT_S > time.monotonic() - started
 
 
 def test_a_file_that_is_no_program_is_an_error(tmp_path: Path):
