@@ -19,6 +19,7 @@ import pytest
 from meta_cni.k8s import claims
 from meta_cni.k8s.api_store import ApiStore
 from meta_cni.k8s.store import Forbidden, Kind, Object, Selector
+from meta_cni.linux.netlink import Socket
 from tests.guest.cache import Missing
 from tests.k8s import assets
 from tests.k8s.cluster import Cluster
@@ -183,7 +184,7 @@ class RealNode:
 
 
 @pytest.fixture
-def node(tmp_path: Path, api_server: Cluster) -> Iterator[RealNode]:
+def node(tmp_path: Path, api_server: Cluster, host: Socket) -> Iterator[RealNode]:
     """With a daemon that follows the cluster."""
     with Gate(api_server.port) as gate:
         made = RealNode(tmp_path, api_server, gate)
@@ -376,11 +377,20 @@ def deaf(node: RealNode) -> Iterator[None]:
 
     put([each for each in silent if each["verbs"]])
     try:
+        until(lambda: not _may_list(node))  # the server reads its roles by a watch of its own
         node.gate.cut()
         until(lambda: 2 <= node.daemon.log.read_text().count("what was known before stays"))
         yield
     finally:
         put(rules)
+
+
+def _may_list(node: RealNode) -> bool:
+    try:
+        opened(node.kubeconfig).list(NAD)
+    except Forbidden:
+        return False
+    return True
 
 
 LISTENING = ("list", "watch")
