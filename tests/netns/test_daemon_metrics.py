@@ -27,7 +27,8 @@ def daemon(tmp_path: Path, host: Socket) -> Iterator[Daemon]:
 
 def logged(daemon: Daemon) -> list[dict[str, Any]]:
     """The requests in its log; every line is JSON."""
-    records = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    whole = daemon.log.read_text().rpartition("\n")[0]  # it may be writing
+    records = [json.loads(line) for line in whole.splitlines()]
     return [each for each in records if "verb" in each]
 
 
@@ -46,6 +47,7 @@ def test_requests_plugins_and_pools_are_told(daemon: Daemon, node: Node, pod: Po
 
     counted = 'meta_cni_request_duration_seconds_count{verb="ADD"}'
     until(lambda: metrics().get(counted) == 2)  # it is counted when the answer is out
+    until(lambda: not metrics()["meta_cni_requests_in_flight"])
     told = metrics()
     assert 1 == told['meta_cni_network_duration_seconds_count{network="telco/one",verb="ADD"}']
     assert 2 == told['meta_cni_delegate_duration_seconds_count{how="built in",type="bridge",verb="ADD"}']
@@ -86,6 +88,7 @@ def test_a_failing_plugin_is_told_in_its_own_words_and_no_secret_of_its_configur
     daemon.call("ADD", "c2", pod.path, "p", given)
 
     assert 120 == answer["code"]
+    until(lambda: 2 == len(logged(daemon)))  # a line comes when the answer is out
     assert 1 == metrics()['meta_cni_errors_total{code="120",verb="ADD"}']
     first, second = logged(daemon)
     assert "the peer says no" in first["error"]
