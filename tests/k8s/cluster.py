@@ -27,7 +27,7 @@ from tests.k8s.stand_in import write_kubeconfig
 Object = dict[str, Any]
 ADDRESS = "127.0.0.1"
 ADVERTISED = "192.0.2.1"  # RFC 5737: nobody is told; without one it looks for a default route
-START_S = 120.0
+START_S = 300.0
 STOP_S = 30.0
 POLL_S = 0.1
 LEEWAY_S = 60
@@ -119,7 +119,7 @@ class Cluster:
         self._ask_etcd("compaction", {"revision": revision, "physical": True})
 
     def _ask_etcd(self, call: str, body: Object) -> Object:
-        connection = http.client.HTTPConnection(ADDRESS, self._etcd_port, timeout=30)
+        connection = http.client.HTTPConnection(ADDRESS, self._etcd_port, timeout=120)
         try:
             connection.request("POST", f"/v3/kv/{call}", json.dumps(body))
             answer = connection.getresponse()
@@ -136,7 +136,7 @@ class Cluster:
         """One request of the administrator: the status code and the answer."""
         context = ssl.create_default_context(cadata=self.authority.certificate)
         context.load_cert_chain(self.directory / "administrator.crt", self.directory / "administrator.key")
-        connection = http.client.HTTPSConnection(ADDRESS, self._port, context=context, timeout=30)
+        connection = http.client.HTTPSConnection(ADDRESS, self._port, context=context, timeout=120)
         try:
             content = None if body is None else json.dumps(body)
             connection.request(method, path, content, {"Content-Type": content_type})
@@ -199,7 +199,7 @@ class Cluster:
     def knows(self, token: str) -> bool:
         """Whether the server takes a token."""
         context = ssl.create_default_context(cadata=self.authority.certificate)
-        connection = http.client.HTTPSConnection(ADDRESS, self._port, context=context, timeout=30)
+        connection = http.client.HTTPSConnection(ADDRESS, self._port, context=context, timeout=120)
         try:
             connection.request("GET", "/api/v1/pods?limit=1", headers={"Authorization": f"Bearer {token}"})
             return connection.getresponse().status != 401

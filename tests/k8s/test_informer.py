@@ -18,7 +18,7 @@ from meta_cni.k8s.store import EVERY, Event, Kind, NotFound, Object, Selector
 from tests.k8s.stand_in import StandIn
 
 NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
-SOON_S = 30.0
+SOON_S = 120.0
 QUICK_S = (0.02,)
 
 

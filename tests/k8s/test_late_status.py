@@ -31,6 +31,8 @@ class Refusing:
         self.errors = list(errors)
         self.told: list[tuple[str, Mapping[str, Any]]] = []
         self.called = threading.Event()
+        self.may_answer = threading.Event()
+        self.may_answer.set()
 
     def patch(
         self, kind: Kind, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
@@ -38,6 +40,7 @@ class Refusing:
         """Take it, when there is no error left."""
         assert (Kind.POD, "status") == (kind, subresource)
         self.called.set()
+        assert self.may_answer.wait(SOON_S)
         if self.errors:
             raise self.errors.pop(0)
         self.told.append((f"{namespace}/{name}", patch))
@@ -129,17 +132,18 @@ def test_a_pod_that_moves_is_told_all_the_same(untold: Untold):
     statuses.stop(SOON_S)
 
 
-@pytest.mark.slow
 def test_what_is_newer_takes_the_place_of_what_waits(untold: Untold):
     """The server hears the last word alone, of whichever sandbox of the pod."""
     server = Refusing(*[TryAgainLater("away")] * 3)
-    statuses = late(server, untold, 1.0)
+    server.may_answer.clear()
+    statuses = late(server, untold)
     statuses.put(status("p", {"n": 1}, "first"))
-    server.called.wait(SOON_S)
+    assert server.called.wait(SOON_S)
 
     statuses.put(status("p", {"n": 2}, "second"))
     assert ["second:eth0"] == files(untold)
 
+    server.may_answer.set()
     until(lambda: not statuses.waiting)
     assert [("telco/p", {"n": 2})] == server.told
     statuses.stop(SOON_S)
@@ -196,7 +200,7 @@ def test_the_daemon_that_ends_tries_once_more_and_the_next_one_goes_on(
     server = Refusing(*[TryAgainLater("away")] * 2)
     statuses = late(server, untold, SOON_S)
     statuses.put(status("q", {"n": 1}))
-    server.called.wait(SOON_S)
+    assert server.called.wait(SOON_S)
     statuses.put(status("p", {"n": 2}))
 
     with caplog.at_level(logging.WARNING, "meta_cni"):
@@ -213,14 +217,16 @@ def test_the_daemon_that_ends_tries_once_more_and_the_next_one_goes_on(
 
 def test_nobody_is_told_of_a_request_that_was_undone(untold: Untold):
     """Whoever undoes it takes the file away; a daemon that is not there need not know."""
-    server = Refusing(*[TryAgainLater("away")] * 1)
-    statuses = late(server, untold, 0.5)
+    server = Refusing(TryAgainLater("away"))
+    server.may_answer.clear()
+    statuses = late(server, untold)
     statuses.put(status("p"))
-    server.called.wait(SOON_S)
+    assert server.called.wait(SOON_S)
 
     Untold(untold.directory).drop("sandbox-p", "eth0")
 
     assert not statuses.is_waiting("telco", "p")
+    server.may_answer.set()
     until(lambda: not statuses.waiting)
     statuses.stop(SOON_S)
     assert [] == server.told
@@ -231,7 +237,7 @@ def test_another_cluster_is_told_nothing(untold: Untold):
     away = Refusing(TryAgainLater("away"))
     theirs = LateStatuses(away, untold, "theirs", pauses_s=(SOON_S,))  # type: ignore[arg-type]
     theirs.put(status("p"))
-    away.called.wait(SOON_S)
+    assert away.called.wait(SOON_S)
     ours = late(Refusing(), untold)
 
     ours.start()

@@ -14,6 +14,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from meta_cni import compose
+from meta_cni.k8s import api_store
 from meta_cni.k8s.access import HOST, PORT, SERVICE_ACCOUNT
 from meta_cni.k8s.cached_store import Following
 from meta_cni.k8s.store import Kind
@@ -70,8 +71,12 @@ class Cluster:
         """From here on the node hears of nothing, as when a watch is late."""
         following = self.follow()
         self.stand_in.forbidden |= {(verb, each) for verb in ("list", "watch") for each in (PODS, NADS)}
-        self.stand_in.cut_watches()
-        until(lambda: 2 == len(following.problems()))
+
+        def is_deaf() -> bool:
+            self.stand_in.cut_watches()  # one that was allowed the moment before as well
+            return 2 == len(following.problems())
+
+        until(is_deaf)
         self.stand_in.requests.clear()
 
     def call(self, verb: str, *, uid: str | None = None) -> Answer:
@@ -379,8 +384,9 @@ def test_what_the_role_lacks_is_named(cluster: Cluster):
     assert "resources ['pods'], verbs ['get']" in cluster.refused()
 
 
-def test_a_server_that_has_not_read_its_roles_yet_is_waited_for(cluster: Cluster):
+def test_a_server_that_has_not_read_its_roles_yet_is_waited_for(cluster: Cluster, mocker: MockerFixture):
     """While it starts it forbids everything: no pod is to be made anew for that."""
+    mocker.patch.object(api_store, "UNSURE_REFUSALS", 1000)  # it may be slow to read them
     following = cluster.follow()
     cluster.freeze()
     cluster.pod("a")
@@ -396,9 +402,9 @@ def test_a_server_that_has_not_read_its_roles_yet_is_waited_for(cluster: Cluster
     assert ["eth0", "net1"] == cluster.told()
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_server_that_stays_unready_is_told(cluster: Cluster):
+def test_a_server_that_stays_unready_is_told(cluster: Cluster, mocker: MockerFixture):
     """With what it forbids and how ready it is."""
+    mocker.patch.object(compose, "API_ALLOWANCE_S", 2.0)
     cluster.follow()
     cluster.stand_in.forbidden.add(("get", PODS))
     cluster.stand_in.readiness = 500
