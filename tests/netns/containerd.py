@@ -18,7 +18,7 @@ from cri_api.v1 import api_pb2, api_pb2_grpc
 
 from meta_cni import standalone
 from meta_cni.linux import netns
-from tests.netns.daemons import Daemon, until
+from tests.netns.daemons import WAIT_S, Daemon, until
 
 IMAGE = "localhost/pause:test"
 """It has nothing but busybox, which sleeps."""
@@ -154,17 +154,17 @@ class Containerd:
 
     def sandboxes(self) -> list[Any]:
         """All that are there."""
-        return list(self.cri.ListPodSandbox(api_pb2.ListPodSandboxRequest(), timeout=60).items)
+        return list(self.cri.ListPodSandbox(api_pb2.ListPodSandboxRequest(), timeout=WAIT_S).items)
 
     def running(self) -> list[str]:
         """The names of containers that run."""
-        every = self.cri.ListContainers(api_pb2.ListContainersRequest(), timeout=60).containers
+        every = self.cri.ListContainers(api_pb2.ListContainersRequest(), timeout=WAIT_S).containers
         return sorted(each.metadata.name for each in every if each.state == api_pb2.CONTAINER_RUNNING)
 
     def remove(self, sandbox: str) -> None:
         """As the kubelet does: two DELs, the second without a namespace."""
-        self.cri.StopPodSandbox(api_pb2.StopPodSandboxRequest(pod_sandbox_id=sandbox), timeout=60)
-        self.cri.RemovePodSandbox(api_pb2.RemovePodSandboxRequest(pod_sandbox_id=sandbox), timeout=60)
+        self.cri.StopPodSandbox(api_pb2.StopPodSandboxRequest(pod_sandbox_id=sandbox), timeout=WAIT_S)
+        self.cri.RemovePodSandbox(api_pb2.RemovePodSandboxRequest(pod_sandbox_id=sandbox), timeout=WAIT_S)
 
     def close(self) -> None:
         """Whatever happened."""
@@ -172,7 +172,7 @@ class Containerd:
             for each in self.ctr("-n", "k8s.io", "tasks", "ls", "-q").stdout.split():
                 self.ctr("-n", "k8s.io", "tasks", "kill", "-s", "KILL", each.decode())
             self.process.terminate()
-            self.process.wait(60)
+            self.process.wait(WAIT_S)
         self.channel.close()
 
 
@@ -224,12 +224,12 @@ class Runtime(Containerd):
     def run(self, name: str, uid: str) -> str:
         """A sandbox with its network; its id."""
         wanted = api_pb2.RunPodSandboxRequest(config=self.sandbox(name, uid))
-        return str(self.cri.RunPodSandbox(wanted, timeout=60).pod_sandbox_id)
+        return str(self.cri.RunPodSandbox(wanted, timeout=WAIT_S).pod_sandbox_id)
 
     def status(self, sandbox: str) -> Any:
         """What the kubelet would know of it."""
         asked = api_pb2.PodSandboxStatusRequest(pod_sandbox_id=sandbox, verbose=True)
-        return self.cri.PodSandboxStatus(asked, timeout=60)
+        return self.cri.PodSandboxStatus(asked, timeout=WAIT_S)
 
     def close(self) -> None:
         """Whatever happened."""

@@ -18,7 +18,7 @@ from tests.netns.conftest import REFERENCE
 
 TOP = Path(__file__).parents[2]
 SHIM = TOP / "meta_cni" / "shim"
-WAIT_S = 60.0
+WAIT_S = 180.0
 """For what takes a second on a machine that has nothing else to do."""
 PORT = 9464
 """Of loopback, for a daemon that is to serve its metrics there."""

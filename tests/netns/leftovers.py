@@ -14,7 +14,7 @@ from pathlib import Path
 
 from meta_cni.linux import netns
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 """The kernel takes links and namespaces away in its own time."""
 PAUSE_S = 0.005
 ALL = "link show\naddr show\nroute show table all\nrule show\n"

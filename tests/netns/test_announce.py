@@ -41,7 +41,7 @@ def wire(namespaces: Namespaces) -> Iterator[sockets.socket]:
     """The other end of the pod's veth."""
     with sockets.socket(sockets.AF_PACKET, sockets.SOCK_RAW, sockets.htons(ETH_P_ALL)) as raw:
         raw.bind(("veth0", ETH_P_ALL))
-        raw.settimeout(2)
+        raw.settimeout(60)
         yield raw
 
 

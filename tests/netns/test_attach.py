@@ -467,7 +467,7 @@ def test_delegate_that_hangs_is_ended_and_undone(node: Node):
     """D-33: a deadline for each delegate, by network."""
     node.nad("slow", {"cniVersion": "1.1.0", "type": "slow"})
     node.script("slow", "[ $CNI_COMMAND = ADD ] && sleep 60; exit 0")
-    node.settings = {"networks": {"telco/slow": {"delegateTimeout": 0.3}}}
+    node.settings = {"networks": {"telco/slow": {"delegateTimeout": 2}}}
     node.annotate("slow")
     before = node.traces()
 

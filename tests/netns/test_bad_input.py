@@ -74,8 +74,15 @@ def runs(script: str) -> Change:
     def change(node: Node) -> None:
         node.script("odd", f"[ $CNI_COMMAND = ADD ] || exit 0\n{script}")
         node.nad("bad", {"cniVersion": "1.1.0", "type": "odd"})
-        node.settings["networks"] = {"telco/bad": {"delegateTimeout": 0.3}}
         node.annotate("bad")
+
+    return change
+
+
+def hangs(script: str) -> Change:
+    def change(node: Node) -> None:
+        runs(script)(node)
+        node.settings["networks"] = {"telco/bad": {"delegateTimeout": 2}}
 
     return change
 
@@ -440,8 +447,8 @@ ROWS: list[tuple[str, Change, int, str]] = [
     ("static: bad gateway", static(addresses=[{"address": "10.11.0.5/24", "gateway": "x"}]), 7, "gateway"),
     ("static: address twice", static(addresses=[{"address": "10.11.0.5/24"}] * 2), 100, "File exists"),
     # executed plugins
-    ("plugin hangs", runs("sleep 60"), 102, "no answer within 0.3 s"),
-    ("plugin ignores its end", runs("trap '' TERM; sleep 60 & wait; sleep 60"), 102, "it was killed"),
+    ("plugin hangs", hangs("sleep 60"), 102, "no answer within 2 s"),
+    ("plugin ignores its end", hangs("trap '' TERM; sleep 60 & wait; sleep 60"), 102, "it was killed"),
     ("plugin is killed", runs("kill -9 $$"), 101, "killed by SIGKILL"),
     ("plugin exits without a word", runs("exit 3"), 101, "exit status 3 with no error message"),
     ("plugin complains on stderr", runs("echo broken >&2; exit 1"), 101, "broken"),

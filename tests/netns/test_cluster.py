@@ -246,7 +246,9 @@ def test_a_failure_is_an_event_with_the_hint(cluster: Cluster, pod: PodNetns, fa
     assert ("Warning", reason) == (kind, told)
     assert hint in message
     (about,) = [
-        each["involvedObject"] for key, each in cluster.stand_in.objects.known.items() if key[0] == "events"
+        each["involvedObject"]
+        for key, each in list(cluster.stand_in.objects.known.items())
+        if key[0] == "events"
     ]
     assert (uid, "p", "telco") == (about["uid"], about["name"], about["namespace"])
 

@@ -51,7 +51,7 @@ def test_containerd_gives_a_pod_its_networks(runtime: Runtime, stand_in: StandIn
     status = runtime.status(sandbox)
     known = stand_in.objects.known
     told = known["pods", "telco", "p"]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"]
-    until(lambda: sum(key[0] == "events" for key in known) == 2)
+    until(lambda: sum(key[0] == "events" for key in list(known)) == 2)
     ledger = list((runtime.root / "state" / "ledger").glob("[0-9a-f]*"))
     runtime.remove(sandbox)
 
@@ -74,7 +74,7 @@ def test_containerd_is_told_why_and_leaves_nothing(runtime: Runtime, stand_in: S
 
     assert "no NetworkAttachmentDefinition gone in namespace telco" in failed.value.details()
     known = stand_in.objects.known
-    until(lambda: any(key[0] == "events" for key in known))
+    until(lambda: any(key[0] == "events" for key in list(known)))
     assert ["NoNetworkFound"] == [each["reason"] for key, each in known.items() if key[0] == "events"]
     assert [] == list((runtime.root / "state" / "ledger").glob("[0-9a-f]*"))
     assert not list((runtime.root / "ipam").rglob("10.*"))

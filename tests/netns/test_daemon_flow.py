@@ -19,7 +19,7 @@ from tests.netns.conftest import REFERENCE, Node
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30
+WAIT_S = 180
 
 
 def until(condition: Callable[[], object]) -> None:

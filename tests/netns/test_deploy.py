@@ -309,7 +309,7 @@ def test_a_pod_of_the_cluster_gets_its_networks(deployed: Callable[[Pod], Deploy
         node.call("ADD", pod, args=args)
         links = pod.links()
         known = stand_in.objects.known
-        until(lambda: sum(key[0] == "events" for key in known) == 2)
+        until(lambda: sum(key[0] == "events" for key in list(known)) == 2)
         node.call("DEL", pod, args=args)
         assert 0 == node.stop()
 

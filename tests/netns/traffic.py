@@ -8,7 +8,7 @@ import time
 
 from meta_cni.linux import netns
 
-WAIT_S = 2.0
+WAIT_S = 20.0
 """For what is to arrive; it takes much less."""
 SILENCE_S = 0.3
 """For what is not to arrive."""

@@ -16,7 +16,7 @@ from meta_cni.cni.errors import BadConfig
 from meta_cni.daemon import http
 from meta_cni.daemon.http import Pages
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 class Told:
@@ -151,11 +151,13 @@ def test_without_descriptors_nothing_is_polled_for_all_the_time(port: int, mocke
         deadline = time.monotonic() + WAIT_S
         while not accept.call_count:
             assert time.monotonic() < deadline
+        began_s = time.monotonic()
         time.sleep(3 * http.DEAF_S)
         tries = accept.call_count
+        most = 7 + (time.monotonic() - began_s) / http.DEAF_S
         mocker.stop(accept)
 
-    assert tries < 10
+    assert tries < most
     assert 200 == asked(port, "/healthz")[0]
 
 

@@ -14,7 +14,7 @@ import pytest
 from meta_cni import invoke
 from meta_cni.linux import process
 
-WAIT_S = 10
+WAIT_S = 60
 LEFT = """
 import os, sys
 from meta_cni import invoke
