@@ -26,7 +26,7 @@ from meta_cni import shim as shim_package
 from meta_cni.cni.errors import BadConfig, CNIError, DamagedEntry, IOFailure
 from meta_cni.daemon import configuration, durable
 from meta_cni.daemon.spool import Spool
-from meta_cni.engine.ledger import Ledger
+from meta_cni.engine.ledger import LOCKS, Ledger
 from meta_cni.k8s.untold import DIRECTORY as UNTOLD
 from meta_cni.shim import is_shim
 
@@ -371,7 +371,8 @@ def _attached(cni_dir: Path) -> list[str]:
         )
     if damaged:
         told.append(f"{len(damaged)} damaged entries are in {directory / 'damaged'}: they stay")
-    for each in (directory / "locks", directory / "damaged", directory, cni_dir / UNTOLD, cni_dir):
+    ledger.forget_locks()
+    for each in (directory / LOCKS, directory / "damaged", directory, cni_dir / UNTOLD, cni_dir):
         _remove_empty(each)
     return told
 

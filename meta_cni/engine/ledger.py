@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import struct
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,9 @@ from meta_cni.cni.errors import DamagedEntry, IOFailure, TryAgainLater
 FORMAT = 1
 ENTRY, RESULTS = f"meta-cni {FORMAT}", f"meta-cni {FORMAT} results"
 LOCK_POLL_S = 0.01
+LOCKS, LOCK = "locks", "sandboxes"
+"""The file of which every sandbox locks a byte; nothing is ever written into it."""
+FLOCK = struct.Struct("hhqqi")  # struct flock, fcntl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +124,17 @@ class Ledger:
 
         Raises TryAgainLater when another call holds it for longer than `deadline_s`.
         """
-        path = self.directory / "locks" / container_id
+        path = self.directory / LOCKS / LOCK
         descriptor = _lock(path, container_id, time.monotonic() + deadline_s)
         try:
             yield
         finally:
-            with suppress(OSError):
-                path.unlink()
             os.close(descriptor)
+
+    def forget_locks(self) -> None:
+        """Remove the file that is locked; whoever waits for it notices."""
+        with suppress(OSError):
+            os.unlink(self.directory / LOCKS / LOCK)
 
     def read(self, container_id: str) -> Entry | None:
         """The entry of a sandbox; None when there is none, DamagedEntry when it cannot be trusted."""
@@ -240,19 +247,35 @@ def _read(path: Path) -> bytes:
 
 
 def _lock(path: Path, container_id: str, deadline: float) -> int:
-    """An exclusive flock on a file that is still the one at `path`."""
+    """
+    An exclusive lock on the sandbox's own byte of a file that is still the one at `path`.
+
+    A file for each sandbox would cost ext4 0.02 ms to make and remove, and 0.3 where many were removed
+    in the last minute. The lock is the open file's, not the process's (F_OFD_SETLK, fcntl(2)).
+    """
+    own_byte = _byte_of(container_id)
     while True:
         descriptor = _open_lock(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, own_byte)
             if _is_same(descriptor, path):
                 return descriptor
         except BlockingIOError:
             pass
+        except OSError as error:
+            os.close(descriptor)
+            raise IOFailure(f"lock {path}: {error.strerror}") from None
         os.close(descriptor)
         if time.monotonic() > deadline:
             raise TryAgainLater(f"lock sandbox {container_id}: another call for it is still running")
         time.sleep(LOCK_POLL_S)
+
+
+def _byte_of(container_id: str) -> bytes:
+    """A struct flock; that two sandboxes have one byte is as likely as a guessed key, and makes them wait."""
+    digest = hashlib.blake2b(container_id.encode(errors="surrogateescape"), digest_size=8).digest()
+    start = int.from_bytes(digest, "big") >> 2
+    return FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
 
 
 def _open_lock(path: Path) -> int:
@@ -270,7 +293,7 @@ def _open_lock(path: Path) -> int:
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
-    """The file was not removed by the one who held the lock before."""
+    """The file was not removed meanwhile."""
     ours = os.fstat(descriptor)
     try:
         theirs = os.stat(path)

@@ -214,7 +214,7 @@ def test_lock_of_one_sandbox_waits_and_others_do_not(ledger: Ledger):
 
 
 def test_lock_is_handed_on(ledger: Ledger):
-    """The one who waits gets it when the holder is done, and the file does not stay."""
+    """The one who waits gets it when the holder is done, and there is one file for all of them."""
     order: list[str] = []
     taken = threading.Event()
 
@@ -232,7 +232,34 @@ def test_lock_is_handed_on(ledger: Ledger):
     thread.join()
 
     assert ["first", "second"] == order
-    assert [] == list((ledger.directory / "locks").iterdir())
+    assert ["sandboxes"] == [each.name for each in (ledger.directory / "locks").iterdir()]
+
+
+def test_a_lock_that_was_removed_meanwhile_locks_nothing(ledger: Ledger):
+    """Who came after the removal has another file, so who waited takes that."""
+    waiting = threading.Event()
+
+    def wait() -> None:
+        waiting.set()
+        with pytest.raises(TryAgainLater), ledger.locked("c", 0.2):
+            pass
+
+    thread = threading.Thread(target=wait)
+    with ledger.locked("c", 1):
+        ledger.forget_locks()
+        with ledger.locked("c", 1):
+            thread.start()
+            waiting.wait()
+            thread.join()
+
+
+def test_a_file_system_without_locks_is_told(ledger: Ledger, mocker):
+    """Nobody may go on as if he had one."""
+    mocker.patch("meta_cni.engine.ledger.fcntl.fcntl", side_effect=OSError(37, "No locks available"))
+
+    with pytest.raises(IOFailure, match=r"lock .*/locks/sandboxes: No locks available"):
+        with ledger.locked("c", 1):
+            pass
 
 
 def test_unwritable_places_are_told_by_name(tmp_path: Path, mocker):
