@@ -259,7 +259,7 @@ def choose(
     `is_here`: on this node; on another one, a program is not looked for.
     """
     builtin = delegates.load(plugin.type) if plugin.type in delegates.BUILTIN else None
-    refusal = builtin.refuses(plugin) if builtin is not None else f"type {plugin.type} is not built in"
+    refusal = plugin.once(builtin.refuses) if builtin is not None else f"type {plugin.type} is not built in"
     if policy != "exec" and not refusal:
         if is_here:
             _refuse_ipam(plugin, ipam_policy, path)

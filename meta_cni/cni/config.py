@@ -12,9 +12,10 @@ are therefore found in any case here as well, with a warning.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TypeVar, cast
 
 from meta_cni.cni import version as versions
 from meta_cni.cni.errors import BadConfig, DecodeFailure
@@ -28,6 +29,8 @@ from meta_cni.cni.result import (
     interface_address_of,
     network_of,
 )
+
+Found = TypeVar("Found")
 
 LIST_KEYS = (
     "cniVersion",
@@ -411,6 +414,19 @@ class PluginConfig:
     raw: RawObject
     section: Section
     """The object's keys, to be read one by one."""
+    _found: dict[Callable[..., object], object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def once(self, find: "Callable[[PluginConfig], Found]") -> Found:
+        """
+        What a function finds in this configuration alone: it is asked the first time.
+
+        Pods come by the thousand and networks by the dozen, and parse_network() remembers those.
+        """
+        if find not in self._found:
+            self._found[find] = find(self)
+        return cast("Found", self._found[find])
 
     @property
     def where(self) -> str:
@@ -420,13 +436,13 @@ class PluginConfig:
     @property
     def ipam(self) -> Section | None:
         """The `ipam` object; None when absent or without a type, which means layer 2 only."""
-        section = self.section.section("ipam")
-        return section if section is not None and section.string("type") else None
+        return self.once(_ipam_of)
 
     @property
     def ipam_type(self) -> str:
         """The IPAM plugin's type; empty when the attachment is layer 2 only."""
-        return self.ipam.string("type") if self.ipam is not None else ""
+        section = self.ipam
+        return section.string("type") if section is not None else ""
 
     def keys_outside(self, known: Iterable[str]) -> tuple[str, ...]:
         """The keys that are in no list of known ones, whatever their case."""
@@ -443,13 +459,23 @@ class PluginConfig:
 
         A member injected as None is taken out.
         """
-        raw = self.raw.put("cniVersion", self.cni_version).put("name", self.network)
+        raw = self.once(_with_list)
         for key, value in injected.items():
             raw = raw.drop(key) if value is None else raw.put(key, value)
         if raw is self.raw:
             return self
         section = Section(self.section.where, raw.values())
         return PluginConfig(self.network, self.cni_version, self.type, self.capabilities, raw, section)
+
+
+def _ipam_of(config: PluginConfig) -> Section | None:
+    section = config.section.section("ipam")
+    return section if section is not None and section.string("type") else None
+
+
+def _with_list(config: PluginConfig) -> RawObject:
+    """The object with what it has of its list."""
+    return config.raw.put("cniVersion", config.cni_version).put("name", config.network)
 
 
 @lru_cache(maxsize=64)

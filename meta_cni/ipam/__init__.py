@@ -89,6 +89,10 @@ def is_executed(config: PluginConfig, policy: str) -> bool:
 
 def refuses(config: PluginConfig) -> str:
     """Why no built-in IPAM takes the ipam section; empty when one does, or when there is none."""
+    return config.once(_refuses)
+
+
+def _refuses(config: PluginConfig) -> str:
     section = config.ipam
     plugin_type = config.ipam_type
     if section is None or not plugin_type:

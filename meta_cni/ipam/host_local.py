@@ -8,7 +8,7 @@ plugin's (plugins/ipam/host-local), so that either program continues where the o
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -48,7 +48,7 @@ class Options:
     resolv_conf: str
     """A file to read when addresses are acquired; a DEL must work when it has gone."""
     directory: Path
-    requested: tuple[Address, ...]
+    requested: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +203,16 @@ def parse(config: PluginConfig, cni_args: Mapping[str, str], *, is_new: bool = F
 
     A gateway outside of its network (the reference refuses it since 1.10.0) keeps no DEL.
     """
-    section = config.ipam
-    assert section is not None
+    options = config.once(_configured)
+    if is_new:
+        config.once(_check_gateways)
+    requested = _asked(config, cni_args)
+    return replace(options, requested=requested) if requested else options
+
+
+def _configured(config: PluginConfig) -> Options:
+    """What is the same for every pod of a network."""
+    section = _ipam(config)
     runtime = config.section.section("runtimeConfig")
     sets, routes = _fixed(section.where, config.raw.text_of("ipam") or "")
     if runtime is not None and runtime.value("ipRanges") is not None:
@@ -212,16 +220,18 @@ def parse(config: PluginConfig, cni_args: Mapping[str, str], *, is_new: bool = F
         ranges.check_sets(sets, section.where)
     if not sets:
         raise BadConfig(f"{section.where}: no IP ranges specified: expected ranges, a list of range sets")
-    if is_new:
-        ranges.check_gateways(sets, section.where)
     keys.require_one_per_family(config, (each[0].subnet.version for each in sets))
-    return Options(
-        sets=sets,
-        routes=routes,
-        resolv_conf=section.string("resolvConf"),
-        directory=_directory(config, section),
-        requested=_asked(config, cni_args),
-    )
+    return Options(sets, routes, section.string("resolvConf"), _directory(config, section))
+
+
+def _check_gateways(config: PluginConfig) -> None:
+    ranges.check_gateways(config.once(_configured).sets, _ipam(config).where)
+
+
+def _ipam(config: PluginConfig) -> Section:
+    section = config.ipam
+    assert section is not None
+    return section
 
 
 @lru_cache(maxsize=256)

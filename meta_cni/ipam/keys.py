@@ -26,14 +26,16 @@ class Asked:
 
 def asked(config: PluginConfig, cni_args: Mapping[str, str]) -> Asked:
     """What CNI_ARGS, args.cni and runtimeConfig ask for; raises BadConfig."""
+    args, runtime = config.once(_configured)
+    return Asked(split(cni_args.get("IP", "")), args, runtime)
+
+
+def _configured(config: PluginConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What args.cni and runtimeConfig ask for."""
     args = config.section.section("args")
     cni = args.section("cni") if args else None
     runtime = config.section.section("runtimeConfig")
-    return Asked(
-        cni_args=split(cni_args.get("IP", "")),
-        args=cni.strings("ips") if cni else (),
-        runtime=runtime.strings("ips") if runtime else (),
-    )
+    return cni.strings("ips") if cni else (), runtime.strings("ips") if runtime else ()
 
 
 def split(text: str) -> tuple[str, ...]:

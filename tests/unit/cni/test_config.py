@@ -549,3 +549,24 @@ def test_a_plugin_config_is_frozen():
     assert isinstance(plugin, PluginConfig)
     with pytest.raises(AttributeError):
         plugin.type = "macvlan"  # type: ignore[misc]
+
+
+def test_what_a_configuration_says_is_looked_for_once():
+    """Pods come by the thousand, networks by the dozen; a refusal is no finding, it is raised each time."""
+    plugin = parse_plugin('{"type": "bridge"}', "here")
+    asked: list[str] = []
+
+    def find(config: PluginConfig) -> str:
+        asked.append(config.type)
+        if len(asked) == 1:
+            raise BadConfig("not yet")
+        return "found"
+
+    with pytest.raises(BadConfig):
+        plugin.once(find)
+
+    assert ["found", "found"] == [plugin.once(find) for _ in range(2)]
+    assert ["bridge", "bridge"] == asked
+    assert {"type": "bridge", "mtu": 9, "cniVersion": "0.1.0", "name": ""} == plugin.execution(
+        {"mtu": 9}
+    ).raw.values()

@@ -257,9 +257,10 @@ def test_a_file_system_without_locks_is_told(ledger: Ledger, mocker):
     """Nobody may go on as if he had one."""
     mocker.patch("meta_cni.engine.ledger.fcntl.fcntl", side_effect=OSError(37, "No locks available"))
 
-    with pytest.raises(IOFailure, match=r"lock .*/locks/sandboxes: No locks available"):
-        with ledger.locked("c", 1):
-            pass
+    told = r"lock .*/locks/sandboxes: No locks available"
+
+    with pytest.raises(IOFailure, match=told), ledger.locked("c", 1):
+        pass
 
 
 def test_unwritable_places_are_told_by_name(tmp_path: Path, mocker):
