@@ -165,7 +165,7 @@ class Bridge:
         gateway = self._be_gateway(bridge, ips) if self.is_gateway and ips else None
         if backend and ips:
             masquerade.setup(backend, self.owner, [each.address for each in ips])
-        ends = self._wait_for_port(bridge.index, port)
+        ends = self._wait_for_port(bridge, Link(port, host_name))
         if not self.is_pod_down:
             configure.announce(self.attachment.namespaces, pod_end.name, ips)
         return self._told((*ends, pod_end), gateway, addresses)
@@ -315,15 +315,16 @@ class Bridge:
         added = address.add(gateway.index, wanted, is_nodad=not self.is_dad)
         host.request([*batch, replace(added, tolerate=THERE)])
 
-    def _wait_for_port(self, *indexes: int) -> tuple[Link, Link]:
-        """Bridge and port as they are when the bridge forwards for the port; normally it does at once."""
-        batch = [link.look_up_index(each) for each in indexes]
+    def _wait_for_port(self, bridge: Link, port: Link) -> tuple[Link, Link]:
+        """Both, with their MACs, when the bridge forwards for the port; normally it does at once."""
+        batch = [link.look_up_index(each.index) for each in (bridge, port)]
         for delay_s in PORT_UP_DELAYS_S:
             if delay_s:
                 time.sleep(delay_s)
-            bridge, port = (link.found_in(each) for each in self.attachment.namespaces.host.request(batch))
-            if self.is_pod_down or port.port_state == FORWARDING:
-                return bridge, port
+            its, ports = self.attachment.namespaces.host.request(batch)
+            if self.is_pod_down or link.port_state_in(ports) == FORWARDING:
+                bridge = Link(bridge.index, bridge.name, mac=link.mac_in(its))
+                return bridge, Link(port.index, port.name, mac=link.mac_in(ports))
         raise KernelError(
             f"wait for port of {self.attachment.interface} on bridge {self.bridge} to forward",
             errno.ETIMEDOUT,

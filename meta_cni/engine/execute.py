@@ -84,7 +84,7 @@ def prepare(
     """Construct every delegate and look at the pod; raises one error with every mistake."""
     errors: list[CNIError] = []
     prepared: list[Prepared] = []
-    present = frozenset(each.name for each in link.dump(namespaces.pod))
+    present = link.names_of_all(namespaces.pod)
     for step, record in zip(plan.steps, records, strict=True):
         try:
             _look(step, present, namespaces)

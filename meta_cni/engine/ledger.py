@@ -32,7 +32,7 @@ from meta_cni.cni.errors import DamagedEntry, IOFailure, TryAgainLater
 FORMAT = 1
 ENTRY, RESULTS = f"meta-cni {FORMAT}", f"meta-cni {FORMAT} results"
 LOCK_POLL_S = 0.01
-LOCKS, LOCK = "locks", "sandboxes"
+LOCKS, LOCK = "locks", "lock"
 """The file of which every sandbox locks a byte; nothing is ever written into it."""
 FLOCK = struct.Struct("hhqqi")  # struct flock, fcntl(2)
 

@@ -54,7 +54,7 @@ def configure(
     `taken` is what the link brings along: its addresses come before the result's, whose routes may
     need them, and its routes after the result's, which are asked first then.
 
-    Of `found` only index and name are needed; the link is answered as it is then.
+    Of `found` only index and name are needed; answered are those, and the MAC that it has then.
     """
     if taken.has_ipv6 or any(each.address.version == 6 for each in result.ips):
         namespaces.run(lambda: _enable_ipv6(found.name))
@@ -64,7 +64,7 @@ def configure(
     batch += [route.add(each, append=True) for each in routes_of(found.index, result)]
     batch += [*taken.routes_by(found.index), *taken.rules_of(RTPROT_TAKEN)]
     *_, reply = namespaces.pod.request([*batch, link.look_up_index(found.index)])
-    return link.found_in(reply)
+    return Link(found.index, found.name, mac=link.mac_in(reply))
 
 
 def _enable_ipv6(interface: str) -> None:

@@ -42,6 +42,15 @@ IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
 IFLA_BR_VLAN_FILTERING = 7
 IFLA_BOND_SLAVE_PERM_HWADDR = 4
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33
+OF_EVERY_LINK = frozenset(
+    (
+        *(IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE),
+        *(IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_PROMISCUITY),
+    )
+)
+"""The attributes of which parse() makes a Link; there are forty."""
+ATTRIBUTES = HEADER.size + pack.IFINFOMSG.size
+"""Where they begin in a message."""
 GROUP_MAC = bytes.fromhex("010000000000")
 """No link can have it."""
 GONE = frozenset((errno.ENODEV,))
@@ -92,7 +101,7 @@ class Link:
     @property
     def device(self) -> str:
         """The address of the device that it is the link of; empty for none, and before Linux 5.14."""
-        found = pack.attributes(self.message, HEADER.size + pack.IFINFOMSG.size)
+        found = pack.attributes(self.message, ATTRIBUTES)
         return pack.string(found.get(IFLA_PARENT_DEV_NAME))
 
     @property
@@ -113,10 +122,8 @@ def parse(body: bytes) -> Link:
     Held to the codec, attribute by attribute, by tests/netns/test_link.py.
     """
     index, flags = struct.unpack_from("=iI", body, HEADER.size + 4)
-    found = pack.attributes(body, HEADER.size + pack.IFINFOMSG.size)
+    found = pack.attributes(body, ATTRIBUTES, OF_EVERY_LINK)
     info = pack.attributes(found.get(IFLA_LINKINFO, b""))
-    is_port = pack.string(info.get(IFLA_INFO_SLAVE_KIND)) == "bridge"
-    port = pack.attributes(info[IFLA_INFO_SLAVE_DATA]) if is_port else {}
     operstate = found.get(IFLA_OPERSTATE, b"\0")[0]
     return Link(
         index=index,
@@ -134,20 +141,27 @@ def parse(body: bytes) -> Link:
         group=pack.number(found.get(IFLA_GROUP)),
         promiscuity=pack.number(found.get(IFLA_PROMISCUITY)),
         alias=pack.string(found.get(IFLA_IFALIAS)),
-        port_state=port.get(IFLA_BRPORT_STATE, b"\0")[0],
+        port_state=_port_state(info),
         message=body,
     )
 
 
+def _port_state(info: Mapping[int, bytes]) -> int:
+    """By the attributes of IFLA_LINKINFO; 0 for what is no port of a bridge."""
+    if pack.string(info.get(IFLA_INFO_SLAVE_KIND)) != "bridge":
+        return 0
+    return (pack.find(info[IFLA_INFO_SLAVE_DATA], IFLA_BRPORT_STATE) or b"\0")[0]
+
+
 def data_of(found: Link) -> dict[int, bytes]:
     """The attributes of its kind, by their numbers; without the codec, whose import takes 50 ms."""
-    attributes = pack.attributes(found.message, HEADER.size + pack.IFINFOMSG.size)
+    attributes = pack.attributes(found.message, ATTRIBUTES)
     return pack.attributes(pack.attributes(attributes.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_DATA, b""))
 
 
 def own_mac(found: Link) -> str:
     """Its MAC, or what it had before it became a member of a bond, which may give all its members one."""
-    attributes = pack.attributes(found.message, HEADER.size + pack.IFINFOMSG.size)
+    attributes = pack.attributes(found.message, ATTRIBUTES)
     info = pack.attributes(attributes.get(IFLA_LINKINFO, b""))
     if pack.string(info.get(IFLA_INFO_SLAVE_KIND)) != "bond":
         return found.mac
@@ -190,12 +204,31 @@ def names(socket: Socket, indexes: Sequence[int]) -> dict[int, str]:
     """The names of the links of these indexes, as far as there are any, asked for in one datagram."""
     replies = socket.request([look_up_index(each, GONE) for each in indexes])
     found = {index: reply.echoed for index, reply in zip(indexes, replies, strict=True)}
-    return {index: parse(echoed[0]).name for index, echoed in found.items() if echoed}
+    return {index: _name(echoed[0]) for index, echoed in found.items() if echoed}
+
+
+def _name(body: bytes) -> str:
+    return pack.string(pack.find(body, IFLA_IFNAME, ATTRIBUTES))
+
+
+def names_of_all(socket: Socket) -> frozenset[str]:
+    """The names of every link of the namespace."""
+    return frozenset(map(_name, _bodies(socket)))
 
 
 def found_in(reply: Reply) -> Link:
     """The link in the answer to look_up_index()."""
     return parse(reply.echoed[0])
+
+
+def mac_in(reply: Reply) -> str:
+    """The MAC of the link in the answer to look_up_index(), for whom nothing else is news."""
+    return (pack.find(reply.echoed[0], IFLA_ADDRESS, ATTRIBUTES) or b"").hex(":")
+
+
+def port_state_in(reply: Reply) -> int:
+    """BR_STATE_* of the bridge's port in the answer to look_up_index()."""
+    return _port_state(pack.attributes(pack.find(reply.echoed[0], IFLA_LINKINFO, ATTRIBUTES) or b""))
 
 
 def _find(socket: Socket, request: Request) -> Link | None:
@@ -212,10 +245,11 @@ def find_of_device(socket: Socket, device: str, name: str) -> Link | None:
 
 def dump(socket: Socket) -> list[Link]:
     """Every link of the namespace."""
-    return [
-        parse(each)
-        for each in socket.dump_undecoded(pack.link(WITHOUT_STATISTICS), RTM_GETLINK, "list links")
-    ]
+    return [parse(each) for each in _bodies(socket)]
+
+
+def _bodies(socket: Socket) -> list[bytes]:
+    return socket.dump_undecoded(pack.link(WITHOUT_STATISTICS), RTM_GETLINK, "list links")
 
 
 def random_veth_name() -> str:
@@ -276,7 +310,7 @@ def create_veth(
 def veth_indexes(reply: Reply) -> tuple[int, int]:
     """(host index, pod index) out of the answer to create_veth()."""
     body = reply.echoed[0]
-    return _index(body), pack.number(pack.attributes(body, HEADER.size + pack.IFINFOMSG.size).get(IFLA_LINK))
+    return _index(body), pack.number(pack.find(body, IFLA_LINK, ATTRIBUTES))
 
 
 def create_macvlan(

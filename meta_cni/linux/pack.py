@@ -7,10 +7,11 @@ to the codec byte for byte by tests/unit/linux/test_pack.py.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 NLA_TYPE_MASK = 0x3FFF
+ANY = range(NLA_TYPE_MASK + 1)
 IFINFOMSG = struct.Struct("=BxHiII")  # struct ifinfomsg, <linux/rtnetlink.h>
 
 
@@ -62,8 +63,8 @@ def split(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """As split(), by their numbers: for messages in which each is there once."""
+def attributes(data: bytes, offset: int = 0, wanted: Container[int] = ANY) -> dict[int, bytes]:
+    """As split(), by their numbers, those that are wanted: for messages in which each is there once."""
     found: dict[int, bytes] = {}
     unpack = ATTRIBUTE.unpack_from
     end = len(data) - 4
@@ -71,9 +72,24 @@ def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
         length, kind = unpack(data, offset)
         if length < 4:
             break
-        found[kind & 0x3FFF] = data[offset + 4 : offset + length]  # NLA_TYPE_MASK
+        if kind & 0x3FFF in wanted:  # NLA_TYPE_MASK
+            found[kind & 0x3FFF] = data[offset + 4 : offset + length]
         offset += length + 3 & ~3
     return found
+
+
+def find(data: bytes, wanted: int, offset: int = 0) -> bytes | None:
+    """The first attribute of a number; what stands behind it is not read."""
+    unpack = ATTRIBUTE.unpack_from
+    end = len(data) - 4
+    while offset <= end:
+        length, kind = unpack(data, offset)
+        if length < 4:
+            break
+        if kind & 0x3FFF == wanted:  # NLA_TYPE_MASK
+            return data[offset + 4 : offset + length]
+        offset += length + 3 & ~3
+    return None
 
 
 def without(data: bytes, offset: int, *kinds: int) -> bytes:

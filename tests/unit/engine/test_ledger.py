@@ -232,7 +232,7 @@ def test_lock_is_handed_on(ledger: Ledger):
     thread.join()
 
     assert ["first", "second"] == order
-    assert ["sandboxes"] == [each.name for each in (ledger.directory / "locks").iterdir()]
+    assert ["lock"] == [each.name for each in (ledger.directory / "locks").iterdir()]
 
 
 def test_a_lock_that_was_removed_meanwhile_locks_nothing(ledger: Ledger):
@@ -257,7 +257,7 @@ def test_a_file_system_without_locks_is_told(ledger: Ledger, mocker):
     """Nobody may go on as if he had one."""
     mocker.patch("meta_cni.engine.ledger.fcntl.fcntl", side_effect=OSError(37, "No locks available"))
 
-    told = r"lock .*/locks/sandboxes: No locks available"
+    told = r"lock .*/locks/lock: No locks available"
 
     with pytest.raises(IOFailure, match=told), ledger.locked("c", 1):
         pass

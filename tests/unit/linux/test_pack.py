@@ -54,3 +54,16 @@ def test_a_message_goes_on_without_some_of_its_attributes():
 
     assert nested + pack.u8(20, 1) + pack.u32(8, 7) == pack.without(message, 4, 3)
     assert pack.text(3, "eth0") == pack.without(message, 4, 8, 20)
+
+
+def test_attributes_are_found_by_their_numbers():
+    """A link has forty, of which few are wanted; flags that stand beside a number are not looked at."""
+    head, name, nested = b"head", pack.text(3, "eth0"), pack.nested(0x8000 | 18, pack.u8(1, 3))
+    message = head + name + nested + pack.u32(4, 1500)
+    cut_off = message[:-5]
+
+    assert {18: pack.u8(1, 3), 4: b"\xdc\x05\0\0"} == pack.attributes(message, 4, {4, 18})
+    assert pack.u8(1, 3) == pack.find(message, 18, 4)
+    assert None is pack.find(message, 5, 4)
+    assert None is pack.find(cut_off, 5, 4)
+    assert None is pack.find(head + bytes(4), 5, 4)
