@@ -77,13 +77,15 @@ def encode(document: Mapping[str, object]) -> bytes:
 
 def indented(value: object, margin: str = "\n") -> str:
     """JSON text by lines, as json.dumps() writes it, which has no fast way of doing so."""
+    if isinstance(value, str):
+        return _encode_string(value)
+    if not isinstance(value, dict | list | tuple | Mapping) or not value:
+        return _ENCODER.encode(value)
     inner = margin + "    "
-    if isinstance(value, Mapping) and value:
-        members = (f"{inner}{_encode_string(key)}: {indented(each, inner)}" for key, each in value.items())
-        return "{" + ",".join(members) + margin + "}"
-    if isinstance(value, list | tuple) and value:
-        return "[" + ",".join(f"{inner}{indented(each, inner)}" for each in value) + margin + "]"
-    return _encode_string(value) if isinstance(value, str) else _ENCODER.encode(value)
+    if isinstance(value, list | tuple):
+        return "[" + ",".join([inner + indented(each, inner) for each in value]) + margin + "]"
+    members = [f"{inner}{_encode_string(key)}: {indented(each, inner)}" for key, each in value.items()]
+    return "{" + ",".join(members) + margin + "}"
 
 
 def decode(text: str | bytes, what: str) -> object:

@@ -149,7 +149,8 @@ class Engine:
                 device_info.put(each)
             done = execute.run(prepared, plan.default_routes, previous, namespaces)
             self.world.timeline.mark("attach")
-            self.ledger.complete(entry, tuple(_completed(records, done)))
+            newest = [results.to_json(each, versions.NEWEST) for each in done]
+            self.ledger.complete(entry, tuple(zip(records, newest, strict=True)))
             self.world.timeline.mark("ledger")
             attached = _attached(records, done)
             self._tell(request, pod, previous, attached)
@@ -647,12 +648,6 @@ def _require_same_uid(pod: Pod, uid: str) -> None:
         raise TryAgainLater(
             f"pod {pod.reference}: expected UID {uid}, the store has {pod.uid}: another pod of this name"
         )
-
-
-def _completed(records: tuple[Record, ...], done: tuple[Result, ...]) -> Iterator[Record]:
-    """The records with their results, as CHECK and DEL need them."""
-    for record, result in zip(records, done, strict=True):
-        yield replace(record, result=results.to_json(result, versions.NEWEST))
 
 
 def _attached(records: tuple[Record, ...], done: tuple[Result, ...]) -> list[status.Attached]:

@@ -23,7 +23,7 @@ import struct
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +156,12 @@ class Ledger:
             _make_directory(self.directory)
             _replace(path, _section(ENTRY, _document(entry)), _is_durable(entry))
 
-    def complete(self, entry: Entry, records: Sequence[Record]) -> None:
+    def complete(self, entry: Entry, results: Sequence[tuple[Record, Mapping[str, Any]]]) -> None:
         """Add to an entry, as it was written, the results that some of its attachments have by now."""
-        if not records:  # there may be no entry
+        if not results:  # there may be no entry
             return
         path = self.directory / entry.container_id
-        content = b"\n" + _section(RESULTS, {_place(each): each.result for each in records}) + b"\n"
+        content = b"\n" + _section(RESULTS, {_place(each): result for each, result in results}) + b"\n"
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
@@ -369,7 +369,7 @@ def _document(entry: Entry) -> dict[str, Any]:
 
 
 def _values(told: Entry | Record | Executed) -> dict[str, Any]:
-    return {each.name: getattr(told, each.name) for each in fields(told)}
+    return {name: getattr(told, name) for name in told.__slots__}
 
 
 def _decode(text: bytes, path: Path) -> Entry:

@@ -6,7 +6,7 @@ error. `meta-cni plan POD` prints what this module returns.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from meta_cni.cni.config import PluginConfig
@@ -145,13 +145,15 @@ def build(
     routes = _default_routes(wanted, errors, is_chained)
     if errors:
         raise join(errors)
-    steps = _in_turn(steps)
+    turns = _turns(steps)
+    if settings.is_parallel:
+        steps = _side_by_side(steps)
     return Plan(
         container_id=request.container_id,
         netns=request.netns,
         interface=request.interface,
         pod=pod,
-        steps=_grouped(_side_by_side(steps) if settings.is_parallel else steps, request.interface),
+        steps=_in_turn(steps, turns, request.interface),
         default_routes=routes,
     )
 
@@ -371,28 +373,27 @@ def _texts_of(step: Step) -> Iterator[str]:
             waiting.extend(value)
 
 
-def _in_turn(steps: list[Step]) -> list[Step]:
-    """Tell every step when it is attached; the steps stay in the order in which others are told of them."""
+def _turns(steps: list[Step]) -> tuple[int, ...]:
+    """When each step is attached; the steps stay in the order in which others are told of them."""
     needs = [[name for each in step.executions for name in order.links_of(each.plugin)] for step in steps]
-    turns = order.turns([step.interface for step in steps], needs)
-    return [replace(step, turn=turn) for step, turn in zip(steps, turns, strict=True)]
+    return order.turns([step.interface for step in steps], needs)
 
 
-def _grouped(steps: list[Step], request_interface: str) -> tuple[Step, ...]:
+def _in_turn(steps: list[Step], turns: Sequence[int], request_interface: str) -> tuple[Step, ...]:
     """
-    Give every unbroken run of built-in steps one link group.
+    The steps with their turns, and with one link group for every unbroken run of built-in ones.
 
     A DEL goes backwards; the links of a run go in one message, those of a step with an
     executed plugin are left to their delegates.
     """
-    grouped: dict[int, Step] = {}
+    placed: dict[int, Step] = {}
     run = 0
-    for step in sorted(steps, key=lambda each: each.turn):
+    for turn, step in sorted(zip(turns, steps, strict=True), key=lambda each: each[0]):
         is_builtin = all(execution.is_builtin for execution in step.executions)
         run += not is_builtin
         group = link_group(request_interface, run) if is_builtin else 0
-        grouped[step.turn] = replace(step, group=group)
-    return tuple(grouped[step.turn] for step in steps)
+        placed[turn] = replace(step, turn=turn, group=group)
+    return tuple(placed[turn] for turn in turns)
 
 
 def link_group(request_interface: str, run: int) -> int:

@@ -83,7 +83,7 @@ def test_results_are_added_to_the_attachments_of_their_request(ledger: Ledger):
     entry = Entry("c", records=(replace(before, request="eth1"), before))
     ledger.write(entry)
 
-    ledger.complete(entry, [RECORD])
+    ledger.complete(entry, [(RECORD, RECORD.result or {})])
 
     assert replace(entry, records=(entry.records[0], RECORD)) == ledger.read("c")
 
@@ -104,7 +104,7 @@ def test_results_that_were_cut_off_cost_nothing_else(ledger: Ledger, left: int):
     ledger.write(entry)
     path = ledger.directory / "c"
     length = path.stat().st_size
-    ledger.complete(entry, [RECORD])
+    ledger.complete(entry, [(RECORD, RECORD.result or {})])
 
     os.truncate(path, length + left)
 
@@ -115,7 +115,7 @@ def test_results_that_were_edited_are_known(ledger: Ledger):
     """P-06."""
     entry = Entry("c", records=(replace(RECORD, result=None),))
     ledger.write(entry)
-    ledger.complete(entry, [RECORD])
+    ledger.complete(entry, [(RECORD, RECORD.result or {})])
     path = ledger.directory / "c"
     path.write_bytes(path.read_bytes().replace(b"1.1.0", b"1.0.0"))
 
@@ -132,7 +132,7 @@ def test_a_full_disk_is_told_when_results_are_added(ledger: Ledger, record: Reco
     mocker.patch("meta_cni.engine.ledger.os.write", side_effect=lambda to, data: write(to, data[:20]))
 
     with pytest.raises(IOFailure, match="No space left"):
-        ledger.complete(entry, [record])
+        ledger.complete(entry, [(record, record.result or {})])
 
     assert entry == ledger.read("c")
 
