@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from meta_cni.cni.result import Address
@@ -24,7 +24,7 @@ MOST = 256
 """Directories at a time; one of which nothing is remembered is read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
     """One directory."""
 
@@ -124,7 +124,8 @@ class Directories:
             os.utime(directory, ns=(now, now))
             stamp = _stamp(directory)
             if stamp is not None and stamp[1] == now:
-                self._known.put(directory, replace(known, stamp=stamp))
+                known.stamp = stamp
+                self._known.put(directory, known)
 
 
 def _stamp(directory: Path) -> tuple[int, int] | None:

@@ -13,9 +13,10 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -138,15 +139,19 @@ def write(
 
     Everything or nothing. Raises FileExistsError when an address is taken, IOFailure.
     """
-    with ExitStack() as undo:
+    undo: list[Callable[[], object]] = []
+    try:
         for address in addresses:
             _create(str(directory), str(address), SEPARATOR.join(owner).encode(), undo)
         for index, address in marks.items():
             _mark(f"{directory}/{LAST_RESERVED}{index}", str(address).encode(), undo)
-        undo.pop_all()
+    except BaseException:
+        for each in reversed(undo):
+            each()
+        raise
 
 
-def _create(directory: str, name: str, content: bytes, undo: ExitStack) -> None:
+def _create(directory: str, name: str, content: bytes, undo: list[Callable[[], object]]) -> None:
     path = f"{directory}/{name}"
     with _told(f"write {path}"):
         try:
@@ -156,7 +161,7 @@ def _create(directory: str, name: str, content: bytes, undo: ExitStack) -> None:
                 raise
             _create_empty(path, content, undo)
             return
-        undo.callback(_try_unlink, path)
+        undo.append(partial(_try_unlink, path))
 
 
 def _create_whole(directory: str, path: str, content: bytes) -> None:
@@ -170,27 +175,35 @@ def _create_whole(directory: str, path: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _create_empty(path: str, content: bytes, undo: ExitStack) -> None:
+def _create_empty(path: str, content: bytes, undo: list[Callable[[], object]]) -> None:
     """As the reference does, where the file system has nothing better."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    undo.callback(_try_unlink, path)
+    undo.append(partial(_try_unlink, path))
     try:
         _write_all(descriptor, content)
     finally:
         os.close(descriptor)
 
 
-def _mark(path: str, content: bytes, undo: ExitStack) -> None:
+def _mark(path: str, content: bytes, undo: list[Callable[[], object]]) -> None:
     """Overwrite in place: a full disk must not cost what was there before."""
     with _told(f"write {path}"):
-        is_there = os.path.exists(path)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        descriptor, is_there = _open_mark(path)
         try:
             before = os.pread(descriptor, READ_BYTES, 0) if is_there else None
-            undo.callback(_restore, path, before)
+            undo.append(partial(_restore, path, before))
             _overwrite(descriptor, content, before or b"")
         finally:
             os.close(descriptor)
+
+
+def _open_mark(path: str) -> tuple[int, bool]:
+    """The file's descriptor, made where it is missing, and whether it was there."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags), True
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, FILE_MODE), False
 
 
 def _overwrite(descriptor: int, content: bytes, before: bytes) -> None:

@@ -54,12 +54,13 @@ def _message(index: int, address: InterfaceAddress, *more: bytes, flags: int = 0
 
 def add(index: int, address: InterfaceAddress, *, is_nodad: bool = True) -> Request:
     """Put an address on a link; IPv4 gets its broadcast address where the network has one."""
-    message = _message(index, address)
-    if isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
-        broadcast = address.network.broadcast_address.packed
-        message = _message(index, address, pack.attribute(IFA_BROADCAST, broadcast))
-    elif address.version == 6 and is_nodad:
-        message = _message(index, address, pack.u32(IFA_FLAGS, IFA_F_NODAD), flags=IFA_F_NODAD)
+    flags, more = 0, b""
+    if isinstance(address, IPv4Interface):
+        if address.network.prefixlen < 31:
+            more = pack.attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
+    elif is_nodad:
+        flags, more = IFA_F_NODAD, pack.u32(IFA_FLAGS, IFA_F_NODAD)
+    message = _message(index, address, more, flags=flags)
     return Request(f"add address {address}", message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL)
 
 
