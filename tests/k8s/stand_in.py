@@ -309,6 +309,13 @@ class StandIn:
             self._http.hang_up()
             self._http = None
 
+    @property
+    def watches(self) -> int:
+        """How many are going on."""
+        assert self._http is not None
+        with self._http.lock:
+            return sum(self._http.connections.values())
+
     def cut_watches(self) -> None:
         """Close every connection with a watch."""
         assert self._http is not None

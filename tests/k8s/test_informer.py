@@ -89,6 +89,7 @@ def test_it_keeps_what_is_there_what_comes_what_changes_and_what_goes(informer: 
 
 def test_a_watch_that_is_cut_goes_on_where_it_was(informer: Informer, stand_in: StandIn):
     """Without a second list: a server that loses all watches at once is not to be asked for everything."""
+    until(lambda: stand_in.watches)
     stand_in.cut_watches()
     stand_in.put(NAD, network("second"))
 

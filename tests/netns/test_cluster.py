@@ -191,6 +191,9 @@ def test_multus_forms(cluster: Cluster, pods: Callable[[str], PodNetns]):
         assert [] == pod.links(), form
     left = [each for each in (cluster.root / "state" / "ledger").iterdir() if each.is_file()]
     assert [] == left
+    for number, (annotations, wanted) in enumerate(FORMS.values()):  # they are sent in their order
+        expected = len(wanted) + ("default" not in annotations)
+        assert (expected if expected > 1 else 0) == len(cluster.events(f"p{number}"))
 
 
 def _compare(form: str, cluster: Cluster, pod: PodNetns, name: str, expected: Wanted) -> None:

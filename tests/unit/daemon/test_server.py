@@ -569,7 +569,7 @@ def test_a_daemon_whose_queue_is_full_is_there(path: Path):
         assert server.is_served(path)
 
 
-def test_a_daemon_that_still_ends_is_waited_for_and_does_not_take_the_next_one_s_socket(path: Path):
+def test_a_daemon_that_still_ends_is_waited_for_and_does_not_take_the_next_one_s_socket(path: Path, mocker):
     """An upgrade: the old one finishes what it took on, the new one serves what comes then."""
     old = Served(path, Limits(workers=1))
     gate = old.gates["a"] = threading.Event()
@@ -578,8 +578,9 @@ def test_a_daemon_that_still_ends_is_waited_for_and_does_not_take_the_next_one_s
     old.server.stop()
     until(lambda: not path.exists())
 
+    looks = mocker.spy(server, "_is_locked")
     new = Served(path, Limits(workers=1), is_awaited=False)
-    time.sleep(0.1)
+    until(lambda: looks.call_count > 2)
     is_early = path.exists()
     gate.set()
     outcome = answered(waiting)
