@@ -295,10 +295,10 @@ class Server:
         with self._lock:
             watches = list(self._watches)
         for each in watches:
-            connection = each.connection
-            if connection is not None and connection.sock is not None:
+            sock = getattr(each.connection, "sock", None)  # looked at once: its own thread may take it away
+            if sock is not None:
                 with suppress(OSError):
-                    connection.sock.shutdown(2)
+                    sock.shutdown(2)
 
 
 class _NoAnswer(Exception):

@@ -1,5 +1,6 @@
 """What becomes of a call when the server is away, slow, busy, or does not know us."""
 
+import socket
 import threading
 import time
 from pathlib import Path
@@ -255,6 +256,31 @@ def test_a_watch_that_is_cut_off_says_so(stand_in: StandIn, store: ApiStore):
 
     with pytest.raises(TryAgainLater, match="watch pods: it was cut off"):
         list(events)
+
+
+class Ending:
+    """A watch whose own thread takes the socket away as soon as somebody has looked at it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.connection = self
+        self._left = [sock]
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """There once."""
+        return self._left.pop() if self._left else None
+
+    def close(self) -> None:
+        """As of every response."""
+
+
+def test_a_watch_that_ends_this_moment_is_ended_all_the_same(store: ApiStore):
+    """A daemon that stops must not fail for that."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, store.server.watching(Ending(ours)):
+        store.server.end_watches()
+
+        assert b"" == theirs.recv(1)
 
 
 def test_a_watch_that_is_not_answered_is_given_up(
