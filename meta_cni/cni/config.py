@@ -467,7 +467,11 @@ class PluginConfig:
         if raw is self.raw:
             return self
         section = Section(self.section.where, raw.values())
-        return PluginConfig(self.network, self.cni_version, self.type, self.capabilities, raw, section)
+        ready = PluginConfig(self.network, self.cni_version, self.type, self.capabilities, raw, section)
+        if injected.keys() == {"prevResult"}:  # of which nobody looks for anything once
+            ready._found.update(self._found)
+            ready._found.pop(_with_list, None)
+        return ready
 
 
 def _ipam_of(config: PluginConfig) -> Section | None:

@@ -124,7 +124,7 @@ class Ledger:
 
         Raises TryAgainLater when another call holds it for longer than `deadline_s`.
         """
-        path = self.directory / LOCKS / LOCK
+        path = f"{self.directory}/{LOCKS}/{LOCK}"
         descriptor = _lock(path, container_id, time.monotonic() + deadline_s)
         try:
             yield
@@ -246,7 +246,7 @@ def _read(path: Path) -> bytes:
         raise IOFailure(f"read ledger entry {path}: {error.strerror}") from None
 
 
-def _lock(path: Path, container_id: str, deadline: float) -> int:
+def _lock(path: str, container_id: str, deadline: float) -> int:
     """
     An exclusive lock on the sandbox's own byte of a file that is still the one at `path`.
 
@@ -278,12 +278,12 @@ def _byte_of(container_id: str) -> bytes:
     return FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
 
 
-def _open_lock(path: Path) -> int:
+def _open_lock(path: str) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o600)
     except (FileNotFoundError, NotADirectoryError):
-        _make_directory(path.parent)
+        _make_directory(Path(path).parent)
     except OSError as error:
         raise IOFailure(f"open lock {path}: {error.strerror}") from None
     try:
@@ -292,7 +292,7 @@ def _open_lock(path: Path) -> int:
         raise IOFailure(f"open lock {path}: {error.strerror}") from None
 
 
-def _is_same(descriptor: int, path: Path) -> bool:
+def _is_same(descriptor: int, path: str) -> bool:
     """The file was not removed meanwhile."""
     ours = os.fstat(descriptor)
     try:
@@ -397,10 +397,11 @@ def _checked(head: str, lines: list[bytes]) -> dict[str, Any] | None:
 
 def _record(document: dict[str, Any], told: Mapping[str, Any]) -> Record:
     """A record; one that was written without its result has the one that was appended."""
-    executed = tuple(Executed(**each) for each in document.pop("executed"))
-    path = tuple(document.pop("path"))
-    record = Record(executed=executed, path=path, **document)
-    return record if record.result is not None else replace(record, result=told.get(_place(record)))
+    document["executed"] = tuple(Executed(**each) for each in document["executed"])
+    document["path"] = tuple(document["path"])
+    if document.get("result") is None:
+        document["result"] = told.get(f"{document['request']}/{document['interface']}")
+    return Record(**document)
 
 
 def _place(record: Record) -> str:

@@ -476,10 +476,14 @@ def remove_group(socket: Socket, group: int, meanwhile: Callable[[], None] = lam
 
     `meanwhile` is called while the kernel is at it.
     """
-    members = [each for each in dump(socket) if each.group == group]
+    members = [each for each in _bodies(socket) if _group(each) == group]
     if members:
-        socket.delete_links(delete_group(group), [each.index for each in members], meanwhile)
-        socket.gone.update(each.name for each in members)
+        socket.delete_links(delete_group(group), list(map(_index, members)), meanwhile)
+        socket.gone.update(map(_name, members))
+
+
+def _group(body: bytes) -> int:
+    return pack.number(pack.find(body, IFLA_GROUP, ATTRIBUTES))
 
 
 def require(socket: Socket, name: str, what: str) -> Link:

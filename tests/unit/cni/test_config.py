@@ -570,3 +570,20 @@ def test_what_a_configuration_says_is_looked_for_once():
     assert {"type": "bridge", "mtu": 9, "cniVersion": "0.1.0", "name": ""} == plugin.execution(
         {"mtu": 9}
     ).raw.values()
+
+
+def test_a_previous_result_changes_nothing_that_was_found():
+    """A DEL puts it into what the ADD had; it is in what is given on all the same."""
+    plugin = parse_plugin('{"type": "bridge", "ipam": {"type": "static"}}', "here").execution({"mtu": 9})
+    plugin.once(type_of)
+    assert plugin is plugin.execution({})
+
+    ready = plugin.execution({"prevResult": {"ips": []}})
+    other = plugin.execution({"type": "ptp"})
+
+    assert ("bridge", "static", "ptp") == (ready.once(type_of), ready.ipam_type, other.once(type_of))
+    assert {"ips": []} == ready.execution({}).raw.values()["prevResult"]
+
+
+def type_of(config: PluginConfig) -> object:
+    return config.section.value("type")
