@@ -54,7 +54,7 @@ def source_seen(
                 outbound.sendto(b"?", (address, PORT))
             except OSError:
                 return ""
-            if select.select([inbound], [], [], wait_s / 10)[0]:
+            if select.select([inbound], [], [], min(0.2, wait_s / 10))[0]:
                 return str(inbound.recvfrom(16)[1][0])
     return ""
 
