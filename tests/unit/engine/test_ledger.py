@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,20 +238,17 @@ def test_lock_is_handed_on(ledger: Ledger):
 
 def test_a_lock_that_was_removed_meanwhile_locks_nothing(ledger: Ledger):
     """Who came after the removal has another file, so who waited takes that."""
-    waiting = threading.Event()
 
     def wait() -> None:
-        waiting.set()
-        with pytest.raises(TryAgainLater), ledger.locked("c", 0.2):
+        with ledger.locked("c", 0.2):
             pass
 
-    thread = threading.Thread(target=wait)
-    with ledger.locked("c", 1):
+    with ThreadPoolExecutor(1) as pool, ledger.locked("c", 1):
         ledger.forget_locks()
         with ledger.locked("c", 1):
-            thread.start()
-            waiting.wait()
-            thread.join()
+            error = pool.submit(wait).exception()
+
+    assert isinstance(error, TryAgainLater)
 
 
 def test_a_file_system_without_locks_is_told(ledger: Ledger, mocker):

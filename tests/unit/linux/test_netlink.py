@@ -5,6 +5,7 @@ import socket as sockets
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -78,7 +79,8 @@ def played() -> Iterator[Play]:
                 while data := received(kernel):
                     for header, body in netlink.split(data):
                         for datagram in answer(header, body):
-                            kernel.send(datagram)
+                            with suppress(BrokenPipeError):  # who asked has gone
+                                kernel.send(datagram)
 
         threads.append(threading.Thread(target=serve))
         threads[-1].start()
