@@ -225,9 +225,7 @@ class Sriov:
         """
         pod, wanted = self.attachment.namespaces.pod, self.wanted
         if wanted.settings.mac and wanted.settings.mac != inside.mac:
-            change = link.set_link(inside.index, mac=wanted.settings.mac)
-            request = replace(change, action=f"set mac {wanted.settings.mac} of {label}")
-            vf.persist(pod, request, vf_release.REFUSED)
+            vf_release.take_address(pod, inside, wanted.settings.mac, label)
         if wanted.mtu:
             change = link.set_link(inside.index, mtu=wanted.mtu)
             pod.request([replace(change, action=f"set mtu {wanted.mtu} of {label}")])

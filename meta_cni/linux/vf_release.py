@@ -203,10 +203,29 @@ def _restore_link(claim: Claim, before: Before, host: Socket, sysfs: Path) -> No
     if claim.wanted.mac and before.mac == found.mac:
         host.request([link.set_link(found.index, is_up=True), link.set_link(found.index, is_up=False)])
     if before.mac and before.mac != found.mac:
-        change = link.set_link(found.index, mac=before.mac)
-        vf.persist(host, replace(change, action=f"set mac {before.mac} of {label}"), REFUSED)
+        take_address(host, found, before.mac, label)
     host.request(_changes(found, before, label))
     _rename(found, before.name, host)
+
+
+def take_address(socket: Socket, found: Link, mac: str, label: str) -> None:
+    """
+    Give a VF's link an address, which its card may have been told before.
+
+    Some drivers ask their card for it when they are reset, and take no other until then: igb lets
+    an untrusted VF choose none while it has one of the PF's. To go up resets igbvf.
+    """
+    change = replace(link.set_link(found.index, mac=mac), action=f"set mac {mac} of {label}")
+    try:
+        vf.persist(socket, change, NOT_YET)
+    except KernelError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        up, down = (link.set_link(found.index, is_up=each) for each in (True, False))
+        socket.request([up, down])
+        now = link.find_index(socket, found.index)
+        if now is not None and now.mac != mac:
+            vf.persist(socket, change, REFUSED)
 
 
 def _bring_up(claim: Claim, before: Before, host: Socket, sysfs: Path) -> None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.igb
 
 CARRIER_S = 15.0
 """igbvf looks for its link every two seconds of a slow clock."""
-MAC = "02:00:5e:00:53:01"
+MAC, OTHER_MAC = "02:00:5e:00:53:01", "02:00:5e:00:53:02"
 GUID = "c2:11:22:33:44:55:66:77"
 
 
@@ -311,6 +311,27 @@ def test_a_vf_that_was_given_back_serves_the_next_pod(
     for each, config in zip((first, second), configs, strict=True):
         delete(each, config, CNI_CONTAINERID=each.path.rpartition("/")[2])
     as_it_was()
+
+
+@pytest.mark.parametrize("trust", ["on", "off"])
+def test_a_vf_serves_one_pod_after_another_each_with_a_mac_of_its_own(
+    pods: Callable[[str], PodNetns],
+    card: Card,
+    asked: Callable[..., dict[str, Any]],
+    as_it_was: Callable[[], None],
+    trust: str,
+):
+    """igb lets a function that is not trusted choose none while it has an address of its card's."""
+    for number, mac in enumerate((MAC, OTHER_MAC, MAC)):
+        pod = pods(f"pod{number}")
+        config = asked(mac=mac, trust=trust)
+
+        answer = add(pod, config)
+
+        assert mac == answer["interfaces"][0]["mac"]
+        assert (mac, mac) == (link.require(pod.socket, "eth0", "VF").mac, card.settings(0).mac)
+        delete(pod, config)
+        as_it_was()
 
 
 def test_a_bond_is_no_longer_than_the_card_of_its_members(
@@ -652,7 +673,7 @@ def test_a_del_goes_on_where_one_was_killed(
 
 CHOICES: dict[str, list[Any]] = {
     "vlan": [0, 100, 4094],
-    "mac": [MAC, "02:00:5e:00:53:02"],
+    "mac": [MAC, OTHER_MAC],
     "spoofchk": ["on", "off"],
     "trust": ["on", "off"],
     "max_tx_rate": [0, 100],
