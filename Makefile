@@ -225,9 +225,11 @@ kubernetes-programs: $(VENV)/.test
 # The newest release, built where there is Go; it is asked for anew only after `make clean`.
 newest-reference: .reference/VERSION
 
+# Beside them, what is no release of a Go module: source:name:package, and the release whose differences are known.
 PLUGINS := github.com/containernetworking/plugins
 APART_FROM_THEM := https://github.com/openshift/route-override-cni:route-override:cmd/route-override \
-	https://github.com/k8snetworkplumbingwg/bond-cni:bond:bond
+	https://github.com/k8snetworkplumbingwg/bond-cni:bond:bond \
+	https://github.com/k8snetworkplumbingwg/sriov-cni:sriov:cmd/sriov:v2.10.0
 .reference/VERSION:
 	@if ! command -v go >/dev/null; then
 		echo "no Go here: the newest reference CNI plugins are not built, the distribution's are compared with"
@@ -244,12 +246,12 @@ APART_FROM_THEM := https://github.com/openshift/route-override-cni:route-overrid
 		exit 0
 	fi
 	for each in $(APART_FROM_THEM); do
-		source=$$(cut -d: -f1-2 <<<"$$each") name=$$(cut -d: -f3 <<<"$$each")
+		IFS=: read -r scheme place name package tag <<<"$$each"
 		cloned=$$directory/go/$$name-source
-		if git clone --quiet --depth 1 "$$source" "$$cloned" 2>/dev/null; then
-			(cd "$$cloned" && go build -o "$$directory/bin/$$name" "./$${each##*:}" 2>/dev/null) || true
+		if git clone --quiet --depth 1 $${tag:+--branch "$$tag"} "$$scheme:$$place" "$$cloned" 2>/dev/null; then
+			(cd "$$cloned" && go build -o "$$directory/bin/$$name" "./$$package" 2>/dev/null) || true
 		fi
-		[ -x "$$directory/bin/$$name" ] || echo "no reference $$name: its scenarios skip"
+		[ -x "$$directory/bin/$$name" ] || echo "no reference $$name: its tests skip"
 	done
 	rm -f "$$directory.log"
 	go version -m "$$directory/bin/bridge" | awk '$$1 == "mod" { print $$3 }' >$@

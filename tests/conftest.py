@@ -34,7 +34,7 @@ KERNEL_FEATURES_MISSING_IN_CI = (
 
 PROGRAMS_MISSING_IN_CI = ("podman", "runc", "conmon", "busybox", "kubectl", "multus")
 
-REFERENCES_MISSING_IN_CI = ("route-override", "bond")  # in no distribution, and in no Go proxy
+REFERENCES_MISSING_IN_CI = ("route-override", "bond", "sriov")  # in no distribution, and in no Go proxy
 
 MISSING_IN_CI = {
     *(f"kernel has no {feature}" for feature in KERNEL_FEATURES_MISSING_IN_CI),
