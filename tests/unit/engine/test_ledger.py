@@ -1,5 +1,6 @@
 """What was done is known, whatever happens to the machine."""
 
+import errno
 import hashlib
 import json
 import os
@@ -258,6 +259,17 @@ def test_a_file_system_without_locks_is_told(ledger: Ledger, mocker):
     told = r"lock .*/locks/lock: No locks available"
 
     with pytest.raises(IOFailure, match=told), ledger.locked("c", 1):
+        pass
+
+
+def test_a_lock_that_could_not_be_had_is_held_by_nobody(ledger: Ledger, mocker):
+    """A daemon that kept the descriptor would refuse the sandbox's DEL until it ends."""
+    refused = mocker.patch("os.stat", side_effect=OSError(errno.EIO, os.strerror(errno.EIO)))
+    with pytest.raises(IOFailure, match=r"lock .*: Input/output error"), ledger.locked("c", 0):
+        pass
+    mocker.stop(refused)
+
+    with ledger.locked("c", 0):
         pass
 
 
