@@ -9,17 +9,16 @@ the IPAM is kept, and a moved member is back on the node when an ADD fails.
 """
 
 import errno
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import AlreadyAttached, BadConfig, CheckFailed, KernelError, NetnsGone
 from meta_cni.cni.result import Result
 from meta_cni.delegate import Attachment, Valid, attach, undo, unimplemented
-from meta_cni.linux import bond, configure, link, sriov, upper
+from meta_cni.linux import bond, configure, link, netns, sriov, upper
 from meta_cni.linux.bond import MODES, POLICIES, Options
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Socket
@@ -183,7 +182,7 @@ class Bond:
     def _moving_out(self, inside: Link) -> Callable[[], None]:
         def move() -> None:
             namespaces = self.attachment.namespaces
-            with _own_namespace() as descriptor:
+            with netns.opened_own() as descriptor:
                 moving = link.move(inside.index, descriptor, inside.name, alias=inside.alias)
                 namespaces.pod.request([replace(moving, action=f"move {inside.name} to the node")])
             self._restore(namespaces.host, link.require(namespaces.host, inside.name, "link"))
@@ -219,16 +218,6 @@ class Bond:
     def refuses(cls, config: PluginConfig) -> str:
         """Keys that only the binary knows."""
         return unimplemented(config, KEYS)
-
-
-@contextmanager
-def _own_namespace() -> Iterator[int]:
-    """A descriptor of the node's namespace."""
-    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _options(section: Section) -> Options:

@@ -25,7 +25,7 @@ from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import AlreadyAttached, BadConfig, CNIError, KernelError, NetnsGone
 from meta_cni.cni.result import Interface, Result
 from meta_cni.delegate import MAC, Attachment, Valid, undo, unimplemented
-from meta_cni.linux import configure, device, layer3, link
+from meta_cni.linux import configure, device, layer3, link, netns
 from meta_cni.linux.layer3 import Layer3
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import random_suffix
@@ -194,12 +194,9 @@ class HostDevice:
         namespaces = self.attachment.namespaces
         is_taken = link.find(namespaces.host, name) is not None
         outside = f"dev{random_suffix()}" if is_taken else name
-        descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with netns.opened_own() as descriptor:
             moving = link.move(inside.index, descriptor, outside, alias=name if is_taken else alias)
             namespaces.pod.request([replace(moving, action=f"move {inside.name} to {outside} on the node")])
-        finally:
-            os.close(descriptor)
         if is_taken:
             LOG.warning("device %s is back as %s: the node has another link of its name", name, outside)
 

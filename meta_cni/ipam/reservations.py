@@ -338,3 +338,5 @@ def _is_linked(descriptor: int, path: str) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise IOFailure(f"lock {path}: {error.strerror}") from None

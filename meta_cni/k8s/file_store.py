@@ -348,7 +348,10 @@ class FileStore:
         except FileNotFoundError:
             descriptor = self._open_lock(is_made=False)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                raise IOFailure(f"lock {self.state}/lock: {error.strerror}") from None
             yield
         finally:
             os.close(descriptor)

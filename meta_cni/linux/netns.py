@@ -81,8 +81,20 @@ def identity(descriptor: int) -> tuple[int, int]:
 
 def is_own(descriptor: int) -> bool:
     """Is it the namespace that the calling thread is in?"""
-    own = os.stat(OWN)
+    with _refused("look at our own network namespace"):
+        own = os.stat(OWN)
     return identity(descriptor) == (own.st_dev, own.st_ino)
+
+
+@contextmanager
+def opened_own() -> Iterator[int]:
+    """A descriptor of the namespace that the calling thread is in; raises KernelError."""
+    with _refused("open our own network namespace"):
+        descriptor = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -105,7 +117,7 @@ def locked(descriptor: int, deadline_s: float) -> Iterator[None]:
 
 def _lock(descriptor: int, deadline: float) -> None:
     while True:
-        with suppress(BlockingIOError):
+        with _refused("lock the pod's network namespace"), suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         if time.monotonic() > deadline:

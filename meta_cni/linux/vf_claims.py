@@ -175,9 +175,13 @@ class Claims:
 
 def _lock(descriptor: int, address: str, deadline: float) -> None:
     while True:
-        with suppress(BlockingIOError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise IOFailure(f"lock VF {address}: {error.strerror}") from None
         if time.monotonic() > deadline:
             raise TryAgainLater(f"lock VF {address}: another call for it is still running")
         time.sleep(LOCK_POLL_S)

@@ -10,7 +10,6 @@ one was cut off.
 
 import errno
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from meta_cni.cni.errors import CNIError, KernelError, NetnsGone, TryAgainLater, join
-from meta_cni.linux import link, sriov, vf
+from meta_cni.linux import link, netns, sriov, vf
 from meta_cni.linux.device import SYSFS
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
@@ -112,13 +111,10 @@ def _bring_home(claim: Claim, before: Before, namespaces: Namespaces, sysfs: Pat
         return
     is_taken = link.find(namespaces.host, before.name) is not None
     name = f"dev{random_suffix()}" if is_taken else before.name
-    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with netns.opened_own() as descriptor:
         moving = link.move(inside.index, descriptor, name, alias=inside.alias)
         action = f"move {inside.name} to {name} on the node"
         namespaces.pod.request([link.set_link(inside.index, is_up=False), replace(moving, action=action)])
-    finally:
-        os.close(descriptor)
 
 
 def _at_home(claim: Claim, host: Socket, sysfs: Path) -> Link | None:
