@@ -218,7 +218,7 @@ class FileStore:
         """The objects of a kind by namespace/name, and what could not be read."""
         found: dict[str, _Source] = {}
         problems: list[str] = []
-        if not self.directory.is_dir():
+        if not _is_directory(self.directory):
             raise Invalid(f"read store {self.directory}: expected a directory of YAML files")
         for name in self._files():
             path = Path(name)
@@ -245,7 +245,7 @@ class FileStore:
         Hidden ones are none: the kubelet keeps a ConfigMap's files twice, the second time in `..data`.
         """
         found: list[str] = []
-        for top, directories, names in os.walk(self.directory):
+        for top, directories, names in os.walk(self.directory, onerror=_raise_unreadable):
             directories[:] = [each for each in directories if not each.startswith(".")]
             found += [f"{top}/{each}" for each in names if each.endswith(SUFFIXES) and each[0] != "."]
         found.sort()
@@ -290,6 +290,8 @@ class FileStore:
                 known: dict[str, Any] = json.loads(file.read())
         except (FileNotFoundError, ValueError):
             return {"uid": str(uuid.uuid4()), "patch": {}}
+        except OSError as error:
+            raise IOFailure(f"read {self.state}/{file_name}: {error.strerror}") from None
         return known
 
     def _write_known(self, kind: Kind, namespace: str, name: str, known: dict[str, Any]) -> None:
@@ -300,6 +302,8 @@ class FileStore:
             return int((self.state / "version").read_text())
         except (FileNotFoundError, ValueError):
             return 0
+        except OSError as error:
+            raise IOFailure(f"read {self.state}/version: {error.strerror}") from None
 
     def _next_version(self) -> str:
         """Written in place: a version that gets lost is as good as one that was never given."""
@@ -355,6 +359,19 @@ class FileStore:
             yield
         finally:
             os.close(descriptor)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise IOFailure(f"read store {path}: {error.strerror}") from None
+
+
+def _raise_unreadable(error: OSError) -> None:
+    """A directory that cannot be listed does not say that its objects are not there; one that went does."""
+    if not isinstance(error, FileNotFoundError):
+        raise IOFailure(f"read store {error.filename}: {error.strerror}") from None
 
 
 def documents(path: Path) -> list[Object]:

@@ -1,5 +1,6 @@
 """A directory of YAML as an API server: versions, conflicts, and files that are never rewritten."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -247,6 +248,28 @@ def test_file_of_several_objects_is_read_but_not_taken_apart(store: FileStore):
     assert "b" == store.get(Kind.POD, "ns", "b")["metadata"]["name"]
     with pytest.raises(Invalid, match="other objects too"):
         store.delete(Kind.POD, "ns", "b")
+
+
+@pytest.mark.parametrize("function", ["os.scandir", "pathlib.Path.is_dir"])
+def test_directory_that_cannot_be_read_does_not_say_that_nothing_is_there(
+    store: FileStore, mocker: MockerFixture, function: str
+):
+    """A pod would be told that there is no such network, and look for the mistake in its annotation."""
+    error = OSError(errno.EIO, os.strerror(errno.EIO), str(store.directory))
+    mocker.patch(function, side_effect=error)
+
+    with pytest.raises(IOFailure, match=r"read store .*: Input/output error"):
+        store.get(Kind.POD, "ns", "p")
+
+
+@pytest.mark.parametrize("name", ["pods_ns_p.json", "version"])
+def test_state_that_cannot_be_read_is_told(store: FileStore, name: str):
+    """A bug is what nobody can mend."""
+    store.state.mkdir(parents=True, exist_ok=True)
+    (store.state / name).mkdir()
+
+    with pytest.raises(IOFailure, match=f"read .*{name}: Is a directory"):
+        store.get(Kind.POD, "ns", "p")
 
 
 def test_directory_that_is_not_there_is_told(tmp_path: Path):
