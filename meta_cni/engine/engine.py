@@ -128,7 +128,7 @@ class Engine:
             prepared = execute.prepare(plan, records, self.world.construct, namespaces)
             mark("prepare")
             grown = replace(entry, records=(*entry.records, *records))
-            self._write_down(grown, records)
+            self._begin(entry, grown, records)
             mark("ledger")
             return self._attach(request, grown, pod, prepared, plan, previous, namespaces)
 
@@ -214,6 +214,17 @@ class Engine:
         allocation = self.world.devices(pod, request, needed)
         self.world.timeline.mark("devices")
         return devices.assign(wanted, allocation, taken, pod.reference)
+
+    def _begin(self, before: Entry, entry: Entry, records: tuple[Record, ...]) -> None:
+        """Write the plan down; where that fails, nothing of it may be there: no next ADD is a second one."""
+        try:
+            self._write_down(entry, records)
+        except CNIError as error:
+            try:
+                self.ledger.write(before)
+            except CNIError as undo:
+                raise join([error, undo]) from None
+            raise
 
     def _write_down(self, entry: Entry, records: tuple[Record, ...]) -> None:
         """

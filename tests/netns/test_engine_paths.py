@@ -1,5 +1,6 @@
 """The engine's less travelled ways, on a real kernel."""
 
+import errno
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
 from meta_cni.linux import link
 from tests.netns.conftest import Node, PodNetns
@@ -464,3 +466,19 @@ def test_error_about_a_name_that_is_no_utf_8_is_still_printed(node: Node):
     error = node.fail(stdin=b'{"cniVersion":"1.1.0","name":"\\udcff","type":"meta-cni"}')
 
     assert (7, True) == (error["code"], "\udcff" in error["msg"])
+
+
+def test_a_plan_that_could_not_be_kept_is_not_there(node: Node, mocker: MockerFixture):
+    """The disk failed behind the renaming: the next ADD would be told that it is the second one."""
+    node.script("plugin", "echo '{}'")
+    node.nad("one", {"cniVersion": "1.0.0", "name": "one", "type": "plugin"})
+    node.annotate("one")
+    before = node.traces()
+    failing = mocker.patch("meta_cni.engine.ledger._sync_directory", side_effect=OSError(errno.EIO, "broken"))
+
+    error = node.fail()
+
+    assert error["msg"].endswith("/ledger/sandbox: broken")
+    assert before == node.traces()
+    mocker.stop(failing)
+    node.add()
