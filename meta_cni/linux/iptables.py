@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from meta_cni.cni.errors import ProgramFailed
-from meta_cni.linux import program
+from meta_cni.linux import netfilter, program
 
 PROGRAMS = {4: "iptables", 6: "ip6tables"}
+FAMILIES = {4: "ip", 6: "ip6"}
 TRIES = 3
 
 
@@ -88,14 +89,24 @@ def change(
             found = None
 
 
-def change_if_there(version: int, prefix: str, transaction: Callable[[Nat], Sequence[str]]) -> None:
-    """As change(), but where iptables is missing or does not reach the kernel there is nothing to change."""
+def change_if_there(
+    version: int,
+    prefix: str,
+    transaction: Callable[[Nat], Sequence[str]],
+    is_ours: Callable[[str], bool],
+) -> None:
+    """
+    As change(), but where iptables is missing or does not reach the kernel there is nothing to change.
+
+    That it fails for want of something else is seen by a chain of ours in the kernel. Of x_tables
+    nobody tells the chains but the program.
+    """
     if not program.find(PROGRAMS[version]):
         return
     try:
         found = read(version, prefix)
     except ProgramFailed as error:
-        if error.status is None:
+        if error.status is None or any(map(is_ours, netfilter.chains(FAMILIES[version], "nat"))):
             raise
         return
     change(version, prefix, transaction, found)

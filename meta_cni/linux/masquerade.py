@@ -28,6 +28,7 @@ from meta_cni.linux.nftables import Table
 BACKENDS = ("iptables", "nftables")
 PREFIX = "CNI-"
 CHAIN_CHARACTERS = 28
+CHAIN = re.compile(f"{PREFIX}[0-9a-f]{{{CHAIN_CHARACTERS - len(PREFIX)}}}")
 MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 COMMENT = re.compile(r'name: "(?P<network>[^"]*)" id: "(?P<container>[^"]*)"')
 OWNER = "if: "
@@ -121,6 +122,7 @@ def teardown(owner: Owner) -> None:
     _everywhere(
         lambda nat: _without(nat, owner, {owner.interface}),
         lambda table: _nft_delete(table, lambda comment: comment.startswith(owner.digest)),
+        is_ours=lambda chain: chain == owner.chain,
     )
 
 
@@ -134,6 +136,7 @@ def collect(network: str, valid: Valid) -> None:
         lambda table: _nft_delete(
             table, lambda comment: comment.startswith(prefix) and not comment.startswith(digests)
         ),
+        is_ours=lambda chain: CHAIN.fullmatch(chain) is not None,
     )
 
 
@@ -150,16 +153,22 @@ def is_set_up(owner: Owner, addresses: Sequence[InterfaceAddress]) -> bool:
     return all(str(ip_network(each.ip)) in found for each in addresses)
 
 
-def _everywhere(nat: Callable[[Nat], Sequence[str]], table: Callable[[Table], str]) -> None:
-    """Change every backend that is there: which one an ADD used may not be known any more."""
+def _everywhere(
+    nat: Callable[[Nat], Sequence[str]], table: Callable[[Table], str], is_ours: Callable[[str], bool]
+) -> None:
+    """
+    Change every backend that is there: which one an ADD used may not be known any more.
+
+    `is_ours` knows iptables' chains by their names; the table of nftables is all of these plugins.
+    """
     errors: list[CNIError] = []
     for version in iptables.PROGRAMS:
         try:
-            iptables.change_if_there(version, PREFIX, nat)
+            iptables.change_if_there(version, PREFIX, nat, is_ours)
         except CNIError as error:
             errors.append(error)
     try:
-        nftables.change_if_there(FAMILY, TABLE, table)
+        nftables.change_if_there(FAMILY, TABLE, table, is_ours=CHECKS.__eq__)
     except CNIError as error:
         errors.append(error)
     if errors:

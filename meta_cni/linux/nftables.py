@@ -12,7 +12,7 @@ from hashlib import sha512
 from typing import Any
 
 from meta_cni.cni.errors import ProgramFailed
-from meta_cni.linux import program
+from meta_cni.linux import netfilter, program
 
 NAME = "nft"
 COMMENT_BYTES = 128  # NFT_USERDATA comment, NFTNL_UDATA_COMMENT_MAXLEN (<libnftnl/udata.h>)
@@ -96,14 +96,20 @@ def change(family: str, name: str, transaction: Callable[[Table], str], found: T
             found = None
 
 
-def change_if_there(family: str, name: str, transaction: Callable[[Table], str]) -> None:
-    """As change(), but where nft is missing or does not reach the kernel there is nothing to change."""
+def change_if_there(
+    family: str, name: str, transaction: Callable[[Table], str], is_ours: Callable[[str], bool]
+) -> None:
+    """
+    As change(), but where nft is missing or does not reach the kernel there is nothing to change.
+
+    That it fails for want of something else is seen by a chain of ours in the kernel.
+    """
     if not program.find(NAME):
         return
     try:
         found = read(family, name)
     except ProgramFailed as error:
-        if error.status is None or works():
+        if error.status is None or works() or any(map(is_ours, netfilter.chains(family, name))):
             raise
         return
     change(family, name, transaction, found)

@@ -68,7 +68,13 @@ def setup(guarded: Guarded, port: str, mac: str) -> None:
 
 def teardown(guarded: Guarded) -> None:
     """Remove rules and chains of the attachment; none is no error."""
-    nftables.change_if_there(FAMILY, TABLE, lambda table: nftables.as_json(list(_gone(table, guarded.id))))
+    own = PREFIX + guarded.id
+    nftables.change_if_there(
+        FAMILY,
+        TABLE,
+        lambda table: nftables.as_json(list(_gone(table, guarded.id))),
+        is_ours=lambda chain: chain in (own, own + SUFFIX),
+    )
 
 
 def collect(network: str, valid: Iterable[tuple[str, str]]) -> None:
@@ -81,7 +87,7 @@ def collect(network: str, valid: Iterable[tuple[str, str]]) -> None:
         ids = sorted({each.removeprefix(PREFIX).removesuffix(SUFFIX) for each in chains} - kept)
         return nftables.as_json([command for each in ids for command in _gone(table, each)])
 
-    nftables.change_if_there(FAMILY, TABLE, commands)
+    nftables.change_if_there(FAMILY, TABLE, commands, is_ours=lambda chain: chain.startswith(PREFIX))
 
 
 def is_set_up(guarded: Guarded, port: str, mac: str) -> bool:

@@ -1,5 +1,6 @@
 """Masquerade rules: whose they are, what a DEL and a GC remove, and what they leave alone."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -373,6 +374,29 @@ def test_teardown_tells_of_a_program_that_hangs(
 
     with pytest.raises(ProgramFailed, match=rf"run {name} .*: no answer within 0.2 s"):
         masquerade.teardown(ETH0)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [("iptables", "iptables"), ("ip6tables", "iptables"), ("nft", "nftables")]
+)
+def test_teardown_tells_of_a_program_that_fails_where_the_kernel_has_rules_of_ours(
+    packet_filters: Rules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, backend: str
+):
+    """Short of memory it lists nothing, like one that is not made for this kernel; the rules stay."""
+    if backend == "iptables" and "nf_tables" not in program.run(["iptables", "--version"]):
+        pytest.skip("iptables is that of x_tables, whose chains nobody else knows")
+    masquerade.setup(backend, ETH0, [FOUR, SIX])
+    path = os.environ["PATH"]
+    failing = Path(script(tmp_path / "bin", "echo short of memory >&2; exit 1"))
+    (failing / "nft").rename(failing / name)
+    monkeypatch.setenv("PATH", f"{failing}:{path}")
+
+    with pytest.raises(ProgramFailed, match="short of memory"):
+        masquerade.teardown(ETH0)
+
+    monkeypatch.setenv("PATH", path)
+    masquerade.teardown(ETH0)
+    assert not [each for each in packet_filters() if "if: " in each or ETH0.chain in each]
 
 
 def test_teardown_tells_of_a_table_that_cannot_be_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
