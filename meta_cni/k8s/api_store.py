@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from meta_cni import __version__
 from meta_cni.cni.errors import TryAgainLater
@@ -116,7 +116,8 @@ def _imported() -> ModuleType:
         rest = importlib.import_module("kubernetes.client.rest")
         made = ModuleType("transport")
         made.Client = rest.RESTClientObject  # type: ignore[attr-defined]
-        made.Refused = rest.ApiException  # type: ignore[attr-defined]
+        made.Untrusted = rest.urllib3.exceptions.SSLError  # type: ignore[attr-defined]
+        made.Timeout = rest.urllib3.Timeout  # type: ignore[attr-defined]
         made.HTTPError = rest.urllib3.exceptions.HTTPError  # type: ignore[attr-defined]
         made.Unverified = rest.urllib3.exceptions.InsecureRequestWarning  # type: ignore[attr-defined]
         made.Configuration = importlib.import_module(  # type: ignore[attr-defined]
@@ -209,7 +210,27 @@ class _Connections:
         self._files = [certificate.unnamed(each) for each in (access.certificate, access.key) if each]
         if self._files:
             configuration.cert_file, configuration.key_file = map(certificate.path_of, self._files)
-        self.client = parts.Client(configuration)
+        connections = parts.Client(configuration).pool_manager
+        is_told_all = connections.proxy is not None and access.server.startswith("http:")
+        self._prefix = access.server if is_told_all else urlsplit(access.server).path
+        """A proxy that makes no tunnel needs the whole URL."""
+        self._pool = connections.connection_from_url(access.server)
+
+    def request(
+        self, method: str, path: str, headers: Mapping[str, str], body: Any, timeout: tuple[float, float]
+    ) -> Any:
+        """As the official client's own, which looks for the server's connections each time: 0.2 ms."""
+        connect_s, read_s = timeout
+        return self._pool.urlopen(
+            method,
+            self._prefix + path,
+            body=None if body is None else json.dumps(body),
+            headers=headers,
+            timeout=_transport().Timeout(connect=connect_s, read=read_s),
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+        )
 
 
 class Server:
@@ -267,12 +288,9 @@ class Server:
         if access.token:
             headers["Authorization"] = f"Bearer {access.token}"
         try:
-            client = self.connections(access).client
-            return client.request(
-                method, access.server + path, headers=headers, body=body, _request_timeout=timeout
-            ).response
-        except parts.Refused as error:
-            raise _NoAnswer(str(error.reason).rpartition("\n")[2], is_untrusted=True) from None
+            return self.connections(access).request(method, path, headers, body, timeout)
+        except parts.Untrusted as error:
+            raise _NoAnswer(str(error).rpartition("\n")[2], is_untrusted=True) from None
         except (parts.HTTPError, OSError, ValueError) as error:
             is_untrusted = type(getattr(error, "original_error", None)).__name__ == "SSLError"  # a proxy's
             flags = {"is_sent": not _is_unsent(error), "is_late": _is_late(error)}
