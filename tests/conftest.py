@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.kubelet import FakeKubelet
 
-# Two busy cores make any single example slow; no time is asserted.
-settings.register_profile("tests", deadline=None)
-settings.register_profile("fast", deadline=None, max_examples=20)  # make check
+# Two busy cores make any single example slow, and slow to draw; no time is asserted.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("tests", UNHURRIED)
+settings.register_profile("fast", UNHURRIED, max_examples=20)  # make check
 settings.load_profile("tests")
 
 # As the kernel of the CI machines is configured.

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meta_cni.cni.config import (
@@ -22,9 +22,6 @@ from meta_cni.cni.config import (
     parse_plugin,
 )
 from meta_cni.cni.errors import BadConfig, DecodeFailure, IncompatibleVersion
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no bug of ours."""
 
 # JSON as people and generators write it: what json.dumps(json.loads(x)) would rewrite, and more.
 SPACES = st.text(" \t\n\r", max_size=3)
@@ -65,7 +62,6 @@ def written(members: list[tuple[str, str]], space: str) -> str:
     return space + spaced("{", items, "}", space) + space
 
 
-@unhurried
 @given(MEMBERS, SPACES)
 def test_every_value_is_kept_byte_for_byte(members: list[tuple[str, str]], space: str):
     """A plugin gets 1.10 and 1E5 as the administrator wrote them, repeated keys included."""
@@ -76,7 +72,6 @@ def test_every_value_is_kept_byte_for_byte(members: list[tuple[str, str]], space
     assert raw == RawObject.parse(raw.text().encode(), "it")
 
 
-@unhurried
 @given(MEMBERS, SPACES)
 def test_values_are_what_json_says(members: list[tuple[str, str]], space: str):
     """Of equal keys the last one counts."""
@@ -85,7 +80,6 @@ def test_values_are_what_json_says(members: list[tuple[str, str]], space: str):
     assert json.loads(text) == RawObject.parse(text, "it").values()
 
 
-@unhurried
 @given(st.lists(VALUES, max_size=4), SPACES)
 def test_elements_are_kept_byte_for_byte(elements: list[str], space: str):
     """The plugins of a list."""
@@ -98,7 +92,6 @@ def test_elements_are_kept_byte_for_byte(elements: list[str], space: str):
 NAMES = st.sampled_from(["name", "Name", "NAME", "mtu", "MTU", "ipam", "é", "É"])
 
 
-@unhurried
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=5), NAMES, st.none() | st.integers() | st.text(max_size=5))
 def test_put_sets_one_member_and_no_other(members: list[tuple[str, str]], key: str, value: object):
     """In whatever case it was written, and in its place; the others keep text and order."""
@@ -116,7 +109,6 @@ def test_put_sets_one_member_and_no_other(members: list[tuple[str, str]], key: s
     assert {name: json.loads(text) for name, text in after.members} == after.values()
 
 
-@unhurried
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=5), NAMES)
 def test_drop_takes_a_member_out_in_any_case(members: list[tuple[str, str]], key: str):
     """A leftover "PrevResult" would be read by every Go plugin."""
@@ -145,7 +137,6 @@ def test_a_lone_surrogate_keeps_its_escape():
 ANY_TEXT = st.one_of(st.text(), st.text('{}[]",:\\u0d8eE+-.1 \n\u00a0\ufefftrue'), st.binary())
 
 
-@unhurried
 @given(ANY_TEXT)
 def test_any_text_is_a_network_or_a_cni_error(text: str | bytes):
     """Whatever stands in a NAD."""
@@ -162,7 +153,6 @@ DOCUMENTS = st.dictionaries(
 )
 
 
-@unhurried
 @given(DOCUMENTS)
 def test_any_object_is_a_network_or_a_cni_error(document: dict[str, object]):
     """And one that is taken can be written for every plugin."""

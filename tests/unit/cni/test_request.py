@@ -3,14 +3,11 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meta_cni.cni.errors import BadEnvironment
 from meta_cni.cni.request import NEEDED, Request, format_args, interface_name_problem, parse, parse_args
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no bug of ours."""
 
 FULL = {
     "CNI_CONTAINERID": "c0ffee",
@@ -205,7 +202,6 @@ arg_keys = st.text(st.characters(blacklist_characters=";="), min_size=1).filter(
 arg_values = st.text(st.characters(blacklist_characters=";"))
 
 
-@unhurried
 @given(st.dictionaries(arg_keys, arg_values))
 def test_args_are_written_as_they_are_read(pairs: dict[str, str]):
     """A delegate sees what the runtime said."""
@@ -244,7 +240,6 @@ def test_names_of_links_are_those_the_kernel_takes(name: str, problem: str):
     assert bool(problem) == bool(found)
 
 
-@unhurried
 @given(st.text(st.characters()))
 def test_any_name_is_judged(name: str):
     """Lone surrogates included: JSON can write them, and no UTF-8 is one from the environment."""
@@ -253,7 +248,6 @@ def test_any_name_is_judged(name: str):
     assert problem.startswith("expected ") or 1 <= len(name.encode()) <= 15
 
 
-@unhurried
 @given(
     st.dictionaries(
         st.sampled_from(["CNI_COMMAND", *FULL]), st.sampled_from([*NEEDED]) | st.text(st.characters())

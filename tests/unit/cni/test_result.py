@@ -5,15 +5,12 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meta_cni.cni.errors import CNIError, DecodeFailure, IncompatibleVersion
 from meta_cni.cni.result import DNS, Interface, IPConfig, Result, Route, merge, parse, to_json
 from meta_cni.cni.version import NEWEST, SUPPORTED
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no bug of ours."""
 
 OLDEST = ("0.1.0", "0.2.0")  # ip4 and ip6
 MIDDLE = ("0.3.0", "0.3.1", "0.4.0")  # lists, an address tells its version
@@ -154,7 +151,6 @@ def expected_after(result: Result, version: str) -> Result:
     )
 
 
-@unhurried
 @given(made_results(), st.sampled_from(SUPPORTED))
 def test_a_version_loses_exactly_what_the_matrix_says(result: Result, version: str):
     """Nothing more, and a second conversion loses nothing at all."""
@@ -167,7 +163,6 @@ def test_a_version_loses_exactly_what_the_matrix_says(result: Result, version: s
     assert once == parse(to_json(once, version), "")
 
 
-@unhurried
 @given(made_results(), st.sampled_from(SUPPORTED))
 def test_what_is_written_is_json_that_says_something(result: Result, version: str):
     """Empty members are left out; an index, a table or a scope of 0 says something."""
@@ -379,7 +374,6 @@ VALUES = st.recursive(
 )
 
 
-@unhurried
 @given(st.dictionaries(KEYS, VALUES), st.sampled_from(SUPPORTED))
 def test_any_document_is_a_result_or_a_cni_error(document: dict[str, object], version: str):
     """No plugin's output may look like a bug of ours, and what is taken can be kept in the ledger."""
@@ -423,7 +417,7 @@ def test_dns_is_the_first_that_says_anything():
     assert DNS(domain="first") == merge(tuple(Result(dns=dns) for dns in asked)).dns
 
 
-@settings(unhurried, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(made_results(), max_size=4).map(tuple))
 def test_a_merged_address_stays_on_its_interface(results: tuple[Result, ...]):
     """Shifting must never move an address."""
@@ -444,7 +438,7 @@ def test_a_merged_address_stays_on_its_interface(results: tuple[Result, ...]):
     assert tuple(each for result in results for each in result.routes) == merged.routes
 
 
-@settings(unhurried, max_examples=30)
+@settings(max_examples=30)
 @given(made_results(), made_results(), made_results())
 def test_merging_is_associative(first: Result, second: Result, third: Result):
     """So it does not matter in which steps a list of networks is merged."""

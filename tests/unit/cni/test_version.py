@@ -3,19 +3,15 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meta_cni.cni import version as versions
 from meta_cni.cni.errors import DecodeFailure, IncompatibleVersion
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no bug of ours."""
-
 parts = st.integers(0, 10**9 - 1)
 
 
-@unhurried
 @given(parts, parts, parts)
 def test_a_version_is_read_as_numbers(major: int, minor: int, patch: int):
     """As texts, 0.10.0 would be older than 0.9.0."""
@@ -46,7 +42,6 @@ def test_anything_but_three_numbers_is_refused(text: str):
         versions.parse(text)
 
 
-@unhurried
 @given(st.text(max_size=12))
 def test_any_text_is_a_version_or_a_cni_error(text: str):
     """It comes from users and plugins."""
@@ -111,7 +106,6 @@ def test_one_malformed_version_among_several_is_an_error(several: list[str]):
         versions.choose(several, "1.0.0")
 
 
-@unhurried
 @given(st.lists(st.sampled_from([*versions.SUPPORTED, "0.0.9", "0.9.0", "1.2.0", "9.0.0"]), min_size=1))
 def test_no_version_that_we_do_not_speak_is_chosen_where_another_can_be(several: list[str]):
     """The order they are listed in does not matter."""
