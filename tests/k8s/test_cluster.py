@@ -35,6 +35,8 @@ pytestmark = pytest.mark.slow
 
 NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
 SOON_S = 180.0
+SHORT_S = 8
+"""Of a token: enough to be asked for and used on a busy machine."""
 NETWORKS, PODS = 1000, 500
 RESTARTS = 12
 
@@ -139,7 +141,7 @@ def test_a_token_that_the_server_does_not_take_is_replaced_by_the_new_one(
 
 def expired(cluster: Cluster) -> str:
     """A token that the server took a moment ago."""
-    token = cluster.sign("kube-system", "meta-cni", 4)
+    token = cluster.sign("kube-system", "meta-cni", SHORT_S)
     assert cluster.knows(token)
     deadline = time.monotonic() + SOON_S
     while cluster.knows(token):
@@ -208,7 +210,7 @@ def test_informers_live_through_an_expiring_token(
     """The kubelet has written a new one by then: a watch that ends begins anew with that, without a list."""
     administrator.create(NAD, network(namespace, "n"))
     store, write, _ = by_file(cluster, tmp_path)
-    token = cluster.sign("kube-system", "meta-cni", 4)
+    token = cluster.sign("kube-system", "meta-cni", SHORT_S)
     write(token)
     with following(store, NAD, Selector()) as informer:
         assert cluster.knows(token)
