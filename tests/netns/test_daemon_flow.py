@@ -15,6 +15,7 @@ import pytest
 
 from meta_cni import cli, standalone
 from meta_cni.cli import command_line
+from meta_cni.daemon import server
 from tests.netns.conftest import REFERENCE, Node
 
 pytestmark = pytest.mark.slow
@@ -64,7 +65,7 @@ class Machine:
         process = subprocess.Popen(command, cwd=ROOT)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
-        until((self.root / "r" / "s").exists)
+        until(lambda: server.is_served(self.root / "r" / "s"))  # it is there before anybody listens
 
         def stop() -> None:
             process.send_signal(signal.SIGTERM)
