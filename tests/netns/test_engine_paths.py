@@ -5,11 +5,13 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pytest_mock import MockerFixture
 
+from meta_cni import compose
 from meta_cni.linux import link
 from tests.netns.conftest import Node, PodNetns
 
@@ -88,16 +90,19 @@ def test_readiness_file_that_comes_in_time_lets_the_add_go_on(node: Node, mocker
     """The wait is a poll."""
     from meta_cni.engine import engine
 
-    mocker.patch.object(engine, "READINESS_POLL_S", 0.05)
     ready = node.root / "ready"
     node.settings = {"readinessindicatorfile": str(ready)}
-    import threading
+    pauses: list[float] = []
 
-    timer = threading.Timer(0.02, ready.touch)
-    timer.start()
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        ready.touch()
+
+    mocker.patch.object(compose, "World", partial(engine.World, sleep=pause))
 
     node.add()
-    timer.join()
+
+    assert [engine.READINESS_POLL_S] == pauses
 
 
 def test_same_status_is_not_written_again(node: Node):
