@@ -184,18 +184,21 @@ musl-compiler:
 		[ "$${CI:-}" != true ]
 	fi
 
-# A container runtime, and what a container of its tests is made of; they skip where they are not.
+# Two container runtimes, and what a container of their tests is made of; they skip where these are not.
+RUNTIMES := containerd:containerd podman:podman conmon:conmon runc:runc busybox:busybox-static
 container-runtime:
 	@$(APT_INSTALL)
 	PATH=$$PATH:/usr/sbin:/sbin
-	if command -v containerd >/dev/null && command -v runc >/dev/null && command -v busybox >/dev/null; then exit 0; fi
+	missing=()
+	for each in $(RUNTIMES); do command -v "$${each%%:*}" >/dev/null || missing+=("$${each##*:}"); done
+	if [ "$${#missing[@]}" = 0 ]; then exit 0; fi
 	if ! may_apt; then
-		echo "no containerd here: its tests will skip; on Debian, as root: apt-get install containerd runc busybox-static"
+		echo "tests of containerd or podman will skip; on Debian, as root: apt-get install $${missing[*]}"
 		exit 0
 	fi
-	echo "installing containerd, runc and busybox-static ..."
-	if ! apt_install containerd runc busybox-static; then
-		echo "no containerd: its tests will skip"
+	echo "installing $${missing[*]} ..."
+	if ! apt_install "$${missing[@]}"; then
+		echo "no $${missing[*]}: tests of containerd or podman will skip"
 		[ "$${CI:-}" != true ]
 	fi
 
