@@ -37,10 +37,13 @@ PROGRAMS_MISSING_IN_CI = ("kubectl", "multus", "podman with a CNI backend")  # n
 
 REFERENCES_MISSING_IN_CI = ("route-override", "bond", "sriov")  # in no distribution, and in no Go proxy
 
+REFERENCES_NEWER_THAN_IN_CI = ("1.6.0", "1.7.0", "1.10.0")  # where no Go is
+
 MISSING_IN_CI = {
     *(f"kernel has no {feature}" for feature in KERNEL_FEATURES_MISSING_IN_CI),
     *(f"no {program}" for program in PROGRAMS_MISSING_IN_CI),
     *(f"no reference plugin {plugin}" for plugin in REFERENCES_MISSING_IN_CI),
+    *(f"reference plugins older than v{version}" for version in REFERENCES_NEWER_THAN_IN_CI),
 }
 """The only reasons for which a test may be skipped where CI=true."""
 

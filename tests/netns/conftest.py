@@ -19,7 +19,7 @@ from meta_cni.linux import address, device, link, netns, route, sysctl
 from meta_cni.linux.netlink import Socket
 from tests.guest.boots import FUNCTIONS
 from tests.guest.emulator import PORTS, mac
-from tests.netns import features
+from tests.netns import features, private
 
 REFERENCE = ("/opt/cni/bin", "/usr/lib/cni")
 
@@ -34,15 +34,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def private_node(tmp_path_factory: pytest.TempPathFactory) -> netns.Private:
     """
-    The whole test process moves into its own namespaces, before it has a second thread.
+    The whole test process moves into its own namespaces.
 
     pytest's directory is made before, under the user's own name: inside an ordinary user is root.
-    A guest with virtual functions is a private node itself.
     """
     tmp_path_factory.getbasetemp()
-    if FUNCTIONS.is_running:
-        return netns.Private(is_root=True, used_user_namespace=False)
-    return netns.enter_private()
+    return private.enter()
 
 
 @pytest.fixture(autouse=True)
