@@ -17,7 +17,8 @@ from meta_cni import standalone
 ROOT = Path(__file__).parent.parent.parent
 BUILT = ROOT / ".reference"
 INSTALLED = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
-TIMEOUT_S = 60
+TIMEOUT_S = 300
+"""What takes longer hangs; on a busy machine Python starts in a minute on the guest's processor."""
 
 Program = Callable[[str, Mapping[str, str], bytes], tuple[bytes, int]]
 """(plugin type, environment, standard input) -> what it printed, exit code."""
