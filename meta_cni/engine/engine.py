@@ -144,10 +144,11 @@ class Engine:
     ) -> Result:
         """From the first touch on: every way out that is not success undoes everything."""
         records = tuple(each.record for each in prepared)
+        answered: dict[str, Result] = {}
         try:
             for each in records:
                 device_info.put(each)
-            done = execute.run(prepared, plan.default_routes, previous, namespaces)
+            done = execute.run(prepared, plan.default_routes, previous, namespaces, answered)
             self.world.timeline.mark("attach")
             newest = [results.to_json(each, versions.NEWEST) for each in done]
             self.ledger.complete(entry, tuple(zip(records, newest, strict=True)))
@@ -159,7 +160,7 @@ class Engine:
             return status.merged(previous, attached, self.settings.result)
         except BaseException as error:
             self.world.timeline.mark("failed")
-            errors = self._roll_back(entry, records, namespaces)
+            errors = self._roll_back(entry, tuple(_answered(records, answered)), namespaces)
             self.world.timeline.mark("undo")
             if isinstance(error, CNIError) and errors:
                 raise join([error, *errors]) from error
@@ -659,6 +660,13 @@ def _require_same_uid(pod: Pod, uid: str) -> None:
         raise TryAgainLater(
             f"pod {pod.reference}: expected UID {uid}, the store has {pod.uid}: another pod of this name"
         )
+
+
+def _answered(records: tuple[Record, ...], answers: Mapping[str, Result]) -> Iterator[Record]:
+    """The records, with the results of those that have any by now: undoing them takes prevResult."""
+    for each in records:
+        found = answers.get(each.interface)
+        yield each if found is None else replace(each, result=results.to_json(found, versions.NEWEST))
 
 
 def _attached(records: tuple[Record, ...], done: tuple[Result, ...]) -> list[status.Attached]:

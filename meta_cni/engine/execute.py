@@ -120,14 +120,19 @@ def run(
     decisions: Sequence[DefaultRoute],
     previous: Result | None,
     namespaces: Namespaces,
+    done: dict[str, Result],
 ) -> tuple[Result, ...]:
-    """Attach in order, and settle the default routes; returns what each attachment has become."""
+    """
+    Attach in order, and settle the default routes; returns what each attachment has become.
+
+    `done` gets, by interface, what each attachment has answered so far: undoing them needs it.
+    """
     is_deciding = default_route.is_needed(decisions, len(prepared))
     before = default_route.Brought("", ())
     if is_deciding:
         before = default_route.take_away(namespaces.pod, "")
     try:
-        return _run(prepared, decisions, previous, namespaces, before if is_deciding else None)
+        return _run(prepared, decisions, previous, namespaces, before if is_deciding else None, done)
     except BaseException:
         if before.routes:
             default_route.put_back(namespaces.pod, before)
@@ -140,10 +145,10 @@ def _run(
     previous: Result | None,
     namespaces: Namespaces,
     before: default_route.Brought | None,
+    done: dict[str, Result],
 ) -> tuple[Result, ...]:
     """As run(), with what was taken away before the first attachment; None when nothing is decided."""
     brought: dict[str, default_route.Brought] = {}
-    done: dict[str, Result] = {}
     is_builtin = all(each.record.is_builtin for each in prepared)
     for each in sorted(prepared, key=lambda each: each.record.turn):
         if each.record.is_side_by_side:
@@ -152,22 +157,24 @@ def _run(
         done[name] = _attach(each, previous if each.record.is_default else None, namespaces)
         if before is not None and not is_builtin:
             brought[name] = _taken(each.record, done[name], namespaces)
-    done.update(_attach_side_by_side(prepared, namespaces))
-    done = {each.record.interface: done[each.record.interface] for each in prepared}
+    _attach_side_by_side(prepared, namespaces, done)
+    names = [each.record.interface for each in prepared]
     if before is None:
-        return tuple(done.values())
+        return tuple(done[name] for name in names)
     there = default_route.present(namespaces.pod) if is_builtin else ()
     left = default_route.by_interface(namespaces.pod, there)
     brought.update({name: default_route.Brought(name, routes) for name, routes in left.items()})
     brought.update(_taken_apart(prepared, namespaces))
-    theirs = [brought.get(name) or default_route.Brought(name, ()) for name in done]
+    theirs = [brought.get(name) or default_route.Brought(name, ()) for name in names]
     installed = default_route.settle(namespaces.pod, decisions, before, theirs, there)
     if installed != there:
         left = default_route.by_interface(namespaces.pod, installed)
-    return tuple(default_route.rewrite(done[name], left.get(name, ())) for name in done)
+    return tuple(default_route.rewrite(done[name], left.get(name, ())) for name in names)
 
 
-def _attach_side_by_side(prepared: Sequence[Prepared], namespaces: Namespaces) -> dict[str, Result]:
+def _attach_side_by_side(
+    prepared: Sequence[Prepared], namespaces: Namespaces, done: dict[str, Result]
+) -> None:
     """
     Run those attachments at the same time that were planned so; every one ends before this does.
 
@@ -175,13 +182,15 @@ def _attach_side_by_side(prepared: Sequence[Prepared], namespaces: Namespaces) -
     shared between the threads, and the pod is looked at by this one alone.
     """
     apart = [each for each in prepared if each.record.is_side_by_side]
-    answers, errors = _all_at_once(_run_delegates, apart)
+
+    def attach(each: Prepared) -> None:
+        done[each.record.interface] = _run_delegates(each)
+
+    _, errors = _all_at_once(attach, apart)
     if errors:
         raise join(errors)
-    return {
-        each.record.interface: _completed(each.record, answer, namespaces)
-        for each, answer in zip(apart, answers, strict=True)
-    }
+    for each in apart:
+        done[each.record.interface] = _completed(each.record, done[each.record.interface], namespaces)
 
 
 def _all_at_once(

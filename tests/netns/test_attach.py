@@ -240,6 +240,25 @@ def test_failing_network_undoes_those_before_it(node: Node):
     assert before == node.traces()
 
 
+@pytest.mark.parametrize("is_parallel", [False, True])
+def test_a_rollback_tells_plugins_what_they_answered(node: Node, is_parallel: bool):
+    """What firewall and others made they find by prevResult alone; nobody else's DEL comes."""
+    node.settings = {"parallelAttachments": is_parallel}
+    answer = '{"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.2/24"}]}'
+    told = node.root / "told"
+    node.script("makes", f"[ $CNI_COMMAND = ADD ] && echo '{answer}' && exit 0; cat > {told}")
+    node.script(
+        "broken", '[ $CNI_COMMAND = DEL ] && exit 0; sleep 0.2; echo \'{"code":11,"msg":"later"}\'; exit 1'
+    )
+    node.nad("good", {"cniVersion": "1.1.0", "type": "makes"})
+    node.nad("bad", {"cniVersion": "1.1.0", "type": "broken"})
+    node.annotate("good,bad")
+
+    node.fail()
+
+    assert [{"address": "10.9.0.2/24"}] == json.loads(told.read_text())["prevResult"]["ips"]
+
+
 def test_undo_that_fails_is_told_and_kept_for_the_next_del(node: Node):
     """S-32, P-05: everything is tried, the error is returned, what is left is kept."""
     node.nad("bad", {"cniVersion": "1.1.0", "type": "stubborn"})
