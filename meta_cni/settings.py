@@ -244,9 +244,9 @@ KEYS = (
         " told: every attachment, or the default network alone"),
     Key("networkStatus", "network_status", _one_of(*FORMATS), "standard (`multus` for type multus)", "form of"
         " the network-status annotation"),
-    Key("capabilityCheck", "capability_check", _one_of(*CAPABILITY_CHECKS), "strict", "`strict`: a request"
-        " that no plugin declares a capability for fails; `legacy`: `ips` and `mac` may go by CNI_ARGS"
-        " alone"),
+    Key("capabilityCheck", "capability_check", _one_of(*CAPABILITY_CHECKS), "strict (`legacy` for type"
+        " multus)", "`strict`: a request that no plugin declares a capability for fails; `legacy`: `ips` and"
+        " `mac` may go by CNI_ARGS alone"),
     Key("delegatePolicy", "delegate_policy", _string, "auto", "`auto`, `builtin` or `exec`; or an object of"
         " plugin types"),
     Key("delegateTimeout", "delegate_timeout_s", _seconds, "60", "seconds each delegate has"),
@@ -275,7 +275,7 @@ def parse(values: Mapping[str, object], delegates: tuple[str, ...]) -> tuple[Set
         if isinstance(values.get(name), str):
             attributes[attribute] = values[name]
     if attributes.get("type") in MULTUS_TYPES:
-        attributes.update(result="default", network_status="multus")
+        attributes.update(result="default", network_status="multus", capability_check="legacy")
     folded = {key.casefold(): value for key, value in values.items()}
     for key in KEYS:
         value = values.get(key.name, folded.get(key.name.casefold()))

@@ -63,13 +63,14 @@ def test_every_key_is_read():
 @pytest.mark.parametrize("kind", ["multus", "multus-shim"])
 def test_type_multus_answers_as_multus(kind: str):
     """Unless the configuration says otherwise."""
-    assert ("default", "multus") == _forms({"type": kind})
-    assert ("merged", "standard") == _forms({"type": kind, "result": "merged", "networkStatus": "standard"})
+    ours = {"result": "merged", "networkStatus": "standard", "capabilityCheck": "strict"}
+    assert ("default", "multus", "legacy") == _forms({"type": kind})
+    assert ("merged", "standard", "strict") == _forms({"type": kind, **ours})
 
 
-def _forms(values: dict[str, object]) -> tuple[str, str]:
+def _forms(values: dict[str, object]) -> tuple[str, str, str]:
     settings, _ = parse(values, ())
-    return settings.result, settings.network_status
+    return settings.result, settings.network_status, settings.capability_check
 
 
 def test_every_problem_is_told_and_the_rest_is_read():
