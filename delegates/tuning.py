@@ -93,11 +93,13 @@ class Tuning:
             )
         _require_allowed(self.config)
         namespaces = self.attachment.namespaces
-        found = link.require(namespaces.pod, self.attachment.interface, "link")
+        is_of_link = self.wanted != Attributes()
+        found = link.require(namespaces.pod, self.attachment.interface, "link") if is_of_link else None
         before: list[tuple[str, str]] = []
         try:
             namespaces.run(lambda: self._write_sysctls(before))
-            self._change(found)
+            if found is not None:
+                self._change(found)
         except CNIError:
             namespaces.run(lambda: _put_back(before))
             raise
@@ -157,11 +159,12 @@ class Tuning:
         """Everything that was asked for is still so; raises CheckFailed."""
         namespaces = self.attachment.namespaces
         namespaces.run(self._check_sysctls)
-        found = link.find(namespaces.pod, self.attachment.interface)
+        name = self.attachment.interface
+        if self.wanted == Attributes() and name not in [each.name for each in previous.interfaces]:
+            return
+        found = link.find(namespaces.pod, name)
         if found is None:
-            raise CheckFailed(
-                f"check {self.attachment.interface}: there is no such interface in {namespaces.path}"
-            )
+            raise CheckFailed(f"check {name}: there is no such interface in {namespaces.path}")
         self._check_link(found)
 
     def _check_sysctls(self) -> None:

@@ -284,6 +284,8 @@ def parse(values: Mapping[str, object], delegates: tuple[str, ...]) -> tuple[Set
         try:
             attributes.update(_read(key, value))
         except Wrong as wrong:
+            if key.name == "logLevel" and attributes.get("type") in MULTUS_TYPES:
+                continue  # as Multus, which goes on with its default
             problems.append(f"{key.name} {value!r}: expected {wrong}")
     return Settings(**attributes), tuple(problems)
 

@@ -40,6 +40,8 @@ class Prepared:
 
     record: Record
     delegates: tuple[Delegate, ...]
+    previous: Result | None = None
+    """What its first plugin comes behind, beside what the runtime says."""
 
 
 def records_of(plan: Plan, request_network: str, path: tuple[str, ...], identity: str) -> tuple[Record, ...]:
@@ -92,7 +94,7 @@ def prepare(
                 construct(record, executed, execution.plugin, namespaces)
                 for executed, execution in zip(record.executed, step.executions, strict=True)
             )
-            prepared.append(Prepared(record, delegates))
+            prepared.append(Prepared(record, delegates, Result() if step.is_continued else None))
         except CNIError as error:
             errors.append(error)
     if errors:
@@ -154,7 +156,7 @@ def _run(
         if each.record.is_side_by_side:
             continue
         name = each.record.interface
-        done[name] = _attach(each, previous if each.record.is_default else None, namespaces)
+        done[name] = _attach(each, previous if each.record.is_default else each.previous, namespaces)
         if before is not None and not is_builtin:
             brought[name] = _taken(each.record, done[name], namespaces)
     _attach_side_by_side(prepared, namespaces, done)
@@ -184,7 +186,7 @@ def _attach_side_by_side(
     apart = [each for each in prepared if each.record.is_side_by_side]
 
     def attach(each: Prepared) -> None:
-        done[each.record.interface] = _run_delegates(each)
+        done[each.record.interface] = _run_delegates(each, each.previous)
 
     _, errors = _all_at_once(attach, apart)
     if errors:

@@ -35,6 +35,8 @@ class Network:
     """Where the configuration was found, for error texts."""
     resource_name: str = ""
     """The device plugin resource that brings its devices."""
+    is_continued: bool = False
+    """Its first plugin comes behind one that answered nothing, and gets that as prevResult."""
 
 
 class Networks:
@@ -160,6 +162,8 @@ class Networks:
         """
         The chain of `auxiliaryCNIChainName`: the `*.conf` files of the directory of that name
         beside the `clusterNetwork` file; None when there is none of them.
+
+        Multus puts a plugin before them that does nothing, so that plugins of chains can be alone here.
         """
         chain = self.settings.auxiliary_chain
         if not chain:
@@ -171,7 +175,7 @@ class Networks:
         version = self.settings.cni_version or "1.0.0"
         config = NetworkConfig(name=chain, cni_version=version, plugins=())
         config = config.with_plugins(_plugins_in(directory, config))
-        return Network(chain, config, str(directory)) if config.plugins else None
+        return Network(chain, config, str(directory), is_continued=True) if config.plugins else None
 
 
 @dataclass(frozen=True, slots=True)

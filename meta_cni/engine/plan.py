@@ -67,6 +67,8 @@ class Step:
     device_info: str = ""
     """The attachment's device-info file; empty when nobody asks for one."""
     is_check_disabled: bool = False
+    is_continued: bool = False
+    """Its first plugin gets an empty prevResult."""
     group: int = 0
     default_route: tuple[Address, ...] | None = None
     """What the selection asked for: None nothing, empty: the network's own."""
@@ -224,6 +226,7 @@ def _step(
         device_source=source,
         device_info=info,
         is_check_disabled=network.config.is_check_disabled,
+        is_continued=network.is_continued,
         default_route=selection.default_route if selection else None,
         warnings=(*network.config.warnings, *warnings, *ignored),
     )

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
+<<<<<<< HEAD
 from meta_cni import compose
 from meta_cni.linux import link
+=======
+from meta_cni.linux import link, netns, sysctl
+>>>>>>> f1dce61 (An auxiliary chain begins with an empty prevResult; an unknown logLevel of type multus is ignored)
 from tests.netns.conftest import Node, PodNetns
 
 
@@ -418,6 +422,26 @@ def test_auxiliary_chain_is_attached_last(node: Node, pod: PodNetns):
     node.add()
 
     assert ["eth0", "net1"] == pod.links()
+
+
+@pytest.mark.parametrize("policy", ["builtin", "exec"])
+def test_auxiliary_chain_of_tuning_alone(node: Node, pod: PodNetns, policy: str, reference):
+    """Multus' own example: its passthru answers nothing, and what comes behind has that as prevResult."""
+    reference("tuning")
+    node.settings = {"cniVersion": "1.0.0", "delegatePolicy": {"tuning": policy}}
+    (node.root / "conf" / "c.conf").write_text(json.dumps(node.bridge("cluster", 30)))
+    (node.root / "conf" / "aux").mkdir()
+    tuning = {"cniVersion": "1.0.0", "type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}}
+    (node.root / "conf" / "aux" / "twiddle.conf").write_text(json.dumps(tuning))
+    node.settings |= {"clusterNetwork": str(node.root / "conf" / "c.conf"), "auxiliaryCNIChainName": "aux"}
+
+    node.add()
+
+    path = "net/ipv4/conf/eth0/arp_filter"
+    assert "1" == netns.run_in(pod.fd, lambda: sysctl.read(path))
+    if policy == "builtin":  # the reference's asks for an interface
+        assert 0 == node.call("CHECK")[1]
+    node.delete()
 
 
 def test_log_goes_to_its_file(node: Node):

@@ -68,6 +68,16 @@ def test_type_multus_answers_as_multus(kind: str):
     assert ("merged", "standard", "strict") == _forms({"type": kind, **ours})
 
 
+@pytest.mark.parametrize("kind", ["multus", "multus-shim"])
+def test_a_log_level_that_multus_ignores_is_ignored(kind: str):
+    """No pod of a node starts otherwise, though nothing but the log is wrong."""
+    assert (Settings(type=kind).log_level, ()) == (
+        parse({"type": kind, "logLevel": "info"}, ())[0].log_level,
+        parse({"type": kind, "logLevel": "info"}, ())[1],
+    )
+    assert parse({"type": "meta-cni", "logLevel": "info"}, ())[1]
+
+
 def _forms(values: dict[str, object]) -> tuple[str, str, str]:
     settings, _ = parse(values, ())
     return settings.result, settings.network_status, settings.capability_check
