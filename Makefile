@@ -21,7 +21,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters musl-compiler container-runtime kustomize kubernetes-programs FORCE
+.PHONY: help run test check lint types fast conformance sequences soak bench golden clean reference-plugins newest-reference packet-filters musl-compiler container-runtime kustomize kubernetes-programs multus multus-test FORCE
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -69,6 +69,9 @@ golden: $(VENV)/.test ## write the golden files anew; read the diff before commi
 
 conformance: $(VENV)/.test reference-plugins newest-reference packet-filters ## every scenario in every CNI version, by the newest reference plugins and by ours (ARGS="-k sbr")
 	@$(PYTEST) tests/conformance $(ARGS)
+
+multus-test: $(VENV)/.test reference-plugins multus ## everything that Multus documents, by Multus itself and by ours (META_CNI_MULTUS=directory: that one)
+	@$(PYTEST) tests/netns/test_beside_multus.py $(ARGS)
 
 guest-test: $(VENV)/.test reference-plugins newest-reference packet-filters guest-programs ## the tests of the kernel on Debian's own, emulated (ARGS="-k vlan")
 	@$(PYTEST) tests/guest $(ARGS)
@@ -222,6 +225,31 @@ kustomize:
 		[ "$${CI:-}" != true ]
 	fi
 	rm -f "$$directory.log"
+
+# What ours is held to, by the version that the table is about: once a machine, where there is Go. A proxy need not list
+# the versions of a module, so it is not `go install`.
+MULTUS := gopkg.in/k8snetworkplumbingwg/multus-cni.v4@v4.3.0
+MULTUS_CACHE := $(HOME)/.cache/meta-cni-multus/$(lastword $(subst @, ,$(MULTUS)))
+multus:
+	@if [ -n "$${META_CNI_MULTUS:-}" ] || [ -x $(MULTUS_CACHE)/multus ]; then exit 0; fi
+	if ! command -v go >/dev/null; then
+		echo "no Go to build Multus: the tests beside it will skip"
+		exit 0
+	fi
+	echo "building Multus ..."
+	mkdir -p $(MULTUS_CACHE)
+	work=$$(mktemp -d)
+	trap 'rm -rf "$$work"' EXIT
+	export GOPATH=$$work/go GOCACHE=$$work/build GOFLAGS=-modcacherw CGO_ENABLED=0
+	if ! { go mod download -json $(MULTUS) >$$work/told &&
+		go build -C "$$(sed -nE 's/^\t"Dir": "(.*)",?$$/\1/p' $$work/told)" -o $$work/multus ./cmd/multus; } 2>$$work/log; then
+		tail -n 3 $$work/told $$work/log >&2
+		echo "Multus is not built: the tests beside it will skip"
+		[ "$${CI:-}" != true ]
+		exit
+	fi
+	mv $$work/multus $(MULTUS_CACHE)/.multus
+	mv $(MULTUS_CACHE)/.multus $(MULTUS_CACHE)/multus
 
 # The real API server, etcd and kubelet, built where there is Go, once a machine, into ~/.cache/meta-cni-kubernetes.
 kubernetes-programs: $(VENV)/.test

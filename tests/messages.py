@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Fields = Sequence[tuple[str, int, str]]
-"""(name, number, type): text, integer or another message of the table; repeated with `*` at its end."""
+"""(name, number, type): text, bytes, integer or a message of the table; repeated with `*` at its end."""
 REPEATED = "*"
 
 
@@ -14,7 +14,7 @@ def classes(package: str, messages: Mapping[str, Fields]) -> dict[str, Any]:
 
     file = descriptor_pb2.FileDescriptorProto(name="api.proto", package=package, syntax="proto3")
     kinds = descriptor_pb2.FieldDescriptorProto
-    simple = {"text": kinds.TYPE_STRING, "integer": kinds.TYPE_INT64}
+    simple = {"text": kinds.TYPE_STRING, "bytes": kinds.TYPE_BYTES, "integer": kinds.TYPE_INT64}
     for message, fields in messages.items():
         made = file.message_type.add(name=message)
         for name, number, told in fields:

@@ -33,6 +33,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 from meta_cni.k8s.store import Kind, Resource, Selector, merge_patch
+from tests.k8s import protobuf
 from tests.k8s.certificates import Authority
 
 Object = dict[str, Any]
@@ -485,11 +486,17 @@ class _Handler(BaseHTTPRequestHandler):
         if stand_in.latency_s:
             time.sleep(stand_in.latency_s)
         try:
-            self._serve(stand_in, json.loads(content) if content else None)
+            self._serve(stand_in, self._body(content))
         except Refusal as refusal:
             self._answer(refusal.code, refusal.status())
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
+
+    def _body(self, content: bytes) -> Any:
+        """Protobuf is what Go's client writes pods and events in; it has been read as far as we need."""
+        if self.headers.get("Content-Type") != protobuf.CONTENT_TYPE:
+            return json.loads(content) if content else None
+        return protobuf.decode("Event" if self.command == "POST" else "Pod", content)
 
     def _serve(self, stand_in: StandIn, body: Any) -> None:
         parts = urlsplit(self.path)
@@ -558,7 +565,9 @@ class _Handler(BaseHTTPRequestHandler):
             text = "Invalid value: 0: must be specified for an update"
             resource = target.resource
             raise invalid(resource, target.name, "metadata.resourceVersion", text, resource.plural)
-        self._answer(200, self._written(objects, target, lambda _: body))
+        is_whole = self.headers.get("Content-Type") != protobuf.CONTENT_TYPE
+        change = (lambda _: body) if is_whole else (lambda known: merge_patch(known, body))
+        self._answer(200, self._written(objects, target, change))
 
     def _patch(self, objects: Objects, target: Target, query: Mapping[str, str], body: Any) -> None:
         if self.headers.get("Content-Type") != "application/merge-patch+json":

@@ -11,12 +11,8 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
-<<<<<<< HEAD
 from meta_cni import compose
-from meta_cni.linux import link
-=======
 from meta_cni.linux import link, netns, sysctl
->>>>>>> f1dce61 (An auxiliary chain begins with an empty prevResult; an unknown logLevel of type multus is ignored)
 from tests.netns.conftest import Node, PodNetns
 
 
