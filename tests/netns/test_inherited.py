@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -14,6 +13,7 @@ import pytest
 
 from meta_cni import cli
 from meta_cni.linux import link
+from tests.netns.beside_multus import find_multus
 from tests.netns.conftest import REFERENCE, Node, PodNetns
 from tests.netns.daemons import until
 from tests.netns.predecessor import POD, Predecessor, encoded
@@ -275,7 +275,7 @@ def test_they_are_among_what_is_attached(node: Node, multus: Predecessor, tmp_pa
 
 def test_the_real_multus_hands_over(node: Node):
     """What it has attached is checked and detached by us, called by its own configuration."""
-    program = shutil.which("multus", path=os.environ.get("META_CNI_MULTUS") or os.environ["PATH"])
+    program = find_multus()
     if program is None:
         pytest.skip("no multus")
     given = {
