@@ -298,16 +298,15 @@ def locked(directory: Path, deadline_s: float) -> Iterator[None]:
     """
     path = f"{directory}/{LOCK}"
     deadline = time.monotonic() + deadline_s
-    descriptor = _open_lock(path)
-    try:
-        _flock(descriptor, path, deadline)
-        while not _is_linked(descriptor, path):
-            os.close(descriptor)
-            descriptor = _open_lock(path)
+    while True:
+        descriptor = _open_lock(path)
+        try:
             _flock(descriptor, path, deadline)
-        yield
-    finally:
-        os.close(descriptor)
+            if _is_linked(descriptor, path):
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 def _open_lock(path: str) -> int:

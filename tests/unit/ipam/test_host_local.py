@@ -506,6 +506,30 @@ def test_a_lock_file_removed_meanwhile_locks_nothing(opened: Open, node: Path):
     assert isinstance(error, TryAgainLater)
 
 
+def test_a_lock_that_cannot_be_opened_anew_closes_nothing_twice(
+    opened: Open, node: Path, mocker: MockerFixture
+):
+    """The number may be another thread's by then, and that one's file would be closed."""
+    opened().acquire()
+    directory = node / "blue"
+
+    def vanish(descriptor: int, path: str) -> bool:
+        for each in (*directory.iterdir(), directory):
+            each.rmdir() if each.is_dir() else each.unlink()
+        return False
+
+    mocker.patch.object(reservations, "_is_linked", vanish)
+    before = open_files()
+
+    with (
+        pytest.raises(IOFailure, match="blue/lock: No such file or directory"),
+        reservations.locked(directory, 1),
+    ):
+        pass
+
+    assert before == open_files()
+
+
 def test_pods_that_start_together_get_different_addresses(opened: Open):
     """Threads of one process exclude each other too: every lock is an open file of its own."""
     with ThreadPoolExecutor(8) as pool:
