@@ -128,7 +128,7 @@ class World:
             answer = through()
         if number == self._at and self._fault is Fault.KILLED:
             os.kill(os.getpid(), signal.SIGKILL)
-        if number == self._at and self._fault is Fault.UNHEARD:
+        if number == self._at and self._fault is Fault.UNHEARD and door.is_told_late:
             return refused()
         return answer
 

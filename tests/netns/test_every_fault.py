@@ -88,6 +88,8 @@ class Scenario:
     programs: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     """Links that every ADD makes and no DEL removes."""
+    scripts: tuple[str, ...] = ()
+    """Executed plugins, which leave a file for each attachment."""
 
 
 def host_local(number: int, *families: int, **more: Any) -> Plugin:
@@ -117,6 +119,12 @@ TUNING = {
     "txQLen": 100,
 }
 ROUTES = {"type": "route-override", "flushgateway": True, "addroutes": [{"dst": "10.201.0.0/24"}]}
+SCRIPT = """#!/bin/sh
+mark={root}/marks/$CNI_CONTAINERID-$CNI_IFNAME
+[ "$CNI_COMMAND" = DEL ] && exec rm -f "$mark"
+[ "$CNI_COMMAND" = ADD ] && : >"$mark"
+echo '{"cniVersion": "1.1.0"}'
+"""
 OWN = {"type": "host-device", "device": "own1"}
 SCENARIOS = (
     Scenario("bridge", ((bridge(1, isDefaultGateway=True, hairpinMode=True, mac="02:00:00:00:00:01"),),)),
@@ -143,6 +151,16 @@ SCENARIOS = (
     Scenario("bridge, sbr", ((bridge(1, isGateway=True), {"type": "sbr"}),)),
     Scenario("bridge, route-override", ((bridge(1, isDefaultGateway=True), ROUTES),)),
     Scenario(
+        "pod, executed",
+        (
+            (bridge(1, isDefaultGateway=True),),
+            ({"type": "marks"}, {"type": "marks", "dns": {"search": ["a"]}}),
+            (bridge(3), {"type": "marks"}),
+        ),
+        Daemon,
+        scripts=("marks",),
+    ),
+    Scenario(
         "pod",
         (
             (bridge(1, isDefaultGateway=True),),
@@ -166,8 +184,11 @@ class Trial:
     def __init__(self, worker: Worker, world: World, scenario: Scenario) -> None:
         self.worker, self.world, self.scenario = worker, world, scenario
         self.root = RUN / "faults" / scenario.name.replace(" ", "-").replace(",", "")
-        for name in ("objects", "conf", "bin", "state", "tuning", "ipam"):
+        for name in ("objects", "conf", "bin", "state", "tuning", "ipam", "marks"):
             (self.root / name).mkdir(parents=True)
+        for name in scenario.scripts:
+            (self.root / "bin" / name).write_text(SCRIPT.replace("{root}", str(self.root)))
+            (self.root / "bin" / name).chmod(0o755)
         networks = tuple(
             Network(f"n{number}", "1.1.0", tuple(filled(each, self.root) for each in plugins))
             for number, plugins in enumerate(scenario.networks)
