@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -19,13 +20,14 @@ import pytest
 from pytest_mock import MockerFixture
 
 from meta_cni import compose
-from meta_cni.linux import address, link
+from meta_cni.linux import address, link, netns
 from tests.netns import drawing, leftovers, sequences
 from tests.netns.faults import Door, Fault, World
 from tests.netns.sequences import RUN, Answer, Attached, Engine, Network, Pod, Standalone, Worker
 
 Plugin = dict[str, Any]
 INDEX = re.compile(r"^\d+: ")
+NODE = "/run/netns/node"
 MOST = 20
 """Failures that are told."""
 EVERY = "FAULTS" in os.environ
@@ -374,9 +376,22 @@ class Trial:
 
 
 @pytest.fixture(scope="module")
-def worker() -> Worker:
-    """A node for all of them."""
-    return Worker()
+def worker() -> Iterator[Worker]:
+    """A node for all of them, and of its own: it forwards, and what once was needed there stays."""
+    netns.create(NODE)
+    descriptor = netns.open_netns(NODE)
+    with netns.opened_own() as home:
+        netns.enter(descriptor)
+        try:
+            made = Worker()
+            yield made
+            for each in made.pods:
+                each.close()
+            made.host.close()
+        finally:
+            netns.enter(home)
+    os.close(descriptor)
+    netns.remove(NODE)
 
 
 @pytest.fixture
