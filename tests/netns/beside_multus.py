@@ -28,6 +28,7 @@ from tests.k8s.stand_in import StandIn
 from tests.kubelet import FakeKubelet
 from tests.netns import recording_plugin
 from tests.netns.conftest import REFERENCE, PodNetns
+from tests.netns.daemons import until
 
 BUILT = Path(__file__).parents[2] / ".reference" / "bin"
 VERSION = "v4.3.0"
@@ -280,6 +281,13 @@ def _remove(world: World, key: tuple[str, str, str]) -> None:
     world.stand_in.objects.delete(resource, key[1], key[2], 0)
 
 
+def _remove_namespace(world: World) -> None:
+    """And what the kernel takes apart with it, in its own time: the host ends of its links."""
+    world.pod.close()
+    with Socket.open_host() as socket:
+        until(lambda: not any(each.name.startswith("veth") for each in link.dump(socket)))
+
+
 def _replace_pod(world: World) -> None:
     _remove(world, ("pods", world.row.namespace, "p"))
     metadata = {"name": "p", "namespace": world.row.namespace}
@@ -301,7 +309,7 @@ def _write_information() -> None:
 CHANGES: dict[str, Callable[[World], None]] = {
     "the pod goes": lambda world: _remove(world, ("pods", world.row.namespace, "p")),
     "another pod of its name comes": _replace_pod,
-    "its namespace goes": lambda world: world.pod.close(),
+    "its namespace goes": _remove_namespace,
     "its networks go": _remove_networks,
     "the API server goes": lambda world: world.stand_in.stop(),
     "device information": lambda world: _write_information(),
