@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ class Predecessor:
     node: Node
     reference: Callable[[str], str]
     container_id: str = "sandbox"
-    networks: list[Config] = field(default_factory=list)
 
     @property
     def directory(self) -> Path:
