@@ -205,6 +205,24 @@ def test_a_record_that_cannot_be_removed_is_told(
     assert [] == multus.files
 
 
+@pytest.mark.parametrize("name", ["sandbox", "results", "results/default-sandbox-eth0"])
+def test_records_that_cannot_be_read_are_told(node: Node, multus: Predecessor, name: str):
+    """Nothing is taken for undone; the next DEL finds them again."""
+    multus.attach(default(node))
+    path, aside = multus.directory / name, node.root / "aside"
+    path.rename(aside)
+    path.symlink_to(path)
+
+    error = node.fail("DEL")
+
+    assert f"{path}: Too many levels of symbolic links" in error["msg"]
+    assert ["eth0"] == node.pod.links()
+    path.unlink()
+    aside.rename(path)
+    node.delete()
+    assert ([], [], []) == (node.pod.links(), leases(node), multus.files)
+
+
 def test_a_directory_shared_with_the_runtime(node: Node, multus: Predecessor):
     """Its own attachment there is Multus as a whole, which is us by now: neither executed nor removed."""
     multus.attach(default(node))
