@@ -42,8 +42,8 @@ def _load_drivers(artefacts: Artefacts) -> list[str]:
 
 
 FUNCTIONS = Boot("functions", ("igb", "netdevsim"), Emulator.with_igb, _load_drivers)
-REFERENCE = Boot("reference", ("reference",), Emulator.installed, lambda artefacts: [])
-KERNEL = Boot("kernel", ("guest",), Emulator.installed, lambda artefacts: [])
+REFERENCE = Boot("reference", ("reference",), Emulator.fastest, lambda artefacts: [])
+KERNEL = Boot("kernel", ("guest",), Emulator.fastest, lambda artefacts: [])
 BOOTS = (FUNCTIONS, REFERENCE, KERNEL)
 MARKERS = tuple(marker for boot in BOOTS for marker in boot.markers)
 

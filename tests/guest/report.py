@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 FILE = "META_CNI_GUEST_REPORT"
+SECONDS = pytest.StashKey[float]()
+"""What a test took there, kept with its twin here."""
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -29,7 +31,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Tell one of the three parts of a test."""
     is_expected = report.skipped and hasattr(report, "wasxfail")
     told = {"result": "passed" if is_expected else report.outcome, "text": _text(report)}
-    _write({"test": report.nodeid, "is_last": report.when == "teardown", **told})
+    took = {"is_last": report.when == "teardown", "seconds": report.duration}
+    _write({"test": report.nodeid, **took, **told})
 
 
 def _text(report: pytest.TestReport) -> str:
@@ -63,22 +66,26 @@ class Report:
     collected: dict[str, list[str]]
     """The markers of every test."""
     outcomes: dict[str, Outcome]
+    seconds: dict[str, float]
+    """Of all parts of a test."""
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> "Report":
         """The worst part of a test is its outcome."""
         collected: dict[str, list[str]] = {}
         parts: dict[str, list[Outcome]] = {}
+        seconds: dict[str, float] = {}
         ended = set()
         for line in lines:
             told = json.loads(line)
             collected |= told.get("collected", {})
             if "test" in told:
                 parts.setdefault(told["test"], []).append(Outcome(told["result"], told["text"]))
+                seconds[told["test"]] = seconds.get(told["test"], 0.0) + told["seconds"]
             if told.get("is_last"):
                 ended.add(told["test"])
         worst = {test: max(parts[test], key=_badness) for test in ended}
-        return cls(collected, worst)
+        return cls(collected, worst, seconds)
 
     def repeat(self, test: str) -> None:
         """Come out here as it came out there; a feature that its kernel has not is a failure."""

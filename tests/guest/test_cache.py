@@ -112,6 +112,7 @@ def test_a_release_without_a_name_has_no_backports(
 
     with pytest.raises(Missing, match=r"^no QEMU with igb: this is no Debian release"):
         Emulator.with_igb(tmp_path / "cache")
+    assert str(only / emulator.QEMU) == Emulator.fastest(tmp_path / "cache").path
 
 
 def test_a_qemu_that_has_igb_is_used(only: Path, tmp_path: Path):

@@ -139,6 +139,9 @@ def test_the_run_in_the_guest_got_to_its_end(of: Boot, guests: Guests):
     assert ended.status in RAN, ended.told()
 
 
-def test_in_the_guest(inner: str, of: Boot, guests: Guests):
+def test_in_the_guest(inner: str, of: Boot, guests: Guests, request: pytest.FixtureRequest):
     """As it came out there."""
-    guests.ended(of.name).report.repeat(inner)
+    told = guests.ended(of.name).report
+    request.node.stash[report.SECONDS] = told.seconds.get(inner, 0.0)
+
+    told.repeat(inner)

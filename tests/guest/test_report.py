@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 SOURCE = """
 import os
+import time
 import pytest
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def torn():
     yield
     assert False, "torn"
 
-def test_passes(): pass
+def test_passes(): time.sleep(0.3)
 def test_fails(): print("printed"); assert 1 == 2
 def test_skips(): pytest.skip("kernel has no warp")
 @pytest.mark.xfail
@@ -83,6 +84,13 @@ def test_a_test_comes_out_as_it_did_there(told: Report):
         told.repeat(tests["test_is_never_run"])
 
 
+def test_what_a_test_took_there_is_known(told: Report):
+    """All of its parts together."""
+    (slow,) = (test for test in told.collected if test.endswith("::test_passes"))
+
+    assert 0.3 <= told.seconds[slow]
+
+
 def test_to_skip_for_want_of_a_feature_is_a_failure_there(told: Report):
     """The guest is there to have what other kernels lack."""
     tests = {test.partition("::")[2]: test for test in told.collected}
@@ -94,4 +102,4 @@ def test_to_skip_for_want_of_a_feature_is_a_failure_there(told: Report):
 def test_any_other_reason_to_skip_is_one_here():
     """The guest's programs are those of the machine."""
     with pytest.raises(pytest.skip.Exception, match=r"^no podman$"):
-        Report({}, {"test_it": Outcome("skipped", "no podman")}).repeat("test_it")
+        Report({}, {"test_it": Outcome("skipped", "no podman")}, {}).repeat("test_it")
