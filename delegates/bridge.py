@@ -149,7 +149,7 @@ class Bridge:
         *_, reply = host.request([*self._keep_mac(bridge), request])
         port, pod_index = link.veth_indexes(reply)
         host.request(self._port_requests(bridge, port))
-        sysctl.set_new(f"net/ipv6/conf/{host_name}/accept_ra", "0")
+        sysctl.refuse_advertisements(host_name)
         if self.is_spoof_checked:  # before the pod's end is up
             made = link.require(self.attachment.namespaces.pod, self.attachment.interface, "veth")
             spoof.setup(self.guarded, host_name, made.mac)
@@ -215,7 +215,7 @@ class Bridge:
             is_filtering = self.vlans.is_filtering
             host.request([link.create_bridge(self.bridge, mtu=self.mtu, is_vlan_filtering=is_filtering)])
             found = link.require(host, self.bridge, "bridge")
-            sysctl.write(f"net/ipv6/conf/{self.bridge}/accept_ra", "0")
+            sysctl.refuse_advertisements(self.bridge)
         if found.kind != "bridge":
             kind = found.kind or "a device"
             raise BadConfig(
@@ -295,7 +295,7 @@ class Bridge:
             native = replace(self.vlans, native=self.vlan, tagged=frozenset())
             batch = native.requests(end.index, _default_vlan(bridge))
             host.request([*batch, *(link.set_link(each.index, is_up=True) for each in (end, found))])
-            sysctl.write(f"net/ipv6/conf/{end.name}/accept_ra", "0")
+            sysctl.refuse_advertisements(end.name)
         return found
 
     def _put_address(self, gateway: Link, wanted: InterfaceAddress, present: list[InterfaceAddress]) -> None:

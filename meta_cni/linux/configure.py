@@ -6,6 +6,7 @@ nobody else's; so there is no duplicate address detection to wait for, and the n
 told at once instead (RFC 5227, gratuitous ARP; RFC 4861 7.2.6, unsolicited advertisement).
 """
 
+import errno
 import fcntl
 import socket as sockets
 import struct
@@ -33,6 +34,7 @@ NEIGHBOUR_ADVERTISEMENT = 136  # RFC 4861 4.4
 OVERRIDE = 0x20000000
 TARGET_LINK_LAYER_ADDRESS = 2
 IPV6_MULTICAST_HOPS = 18  # <linux/in6.h>
+LEAST_IPV6_MTU = 1280  # RFC 8200 section 5
 
 
 RTPROT_TAKEN = 110
@@ -68,9 +70,15 @@ def configure(
 
 
 def _enable_ipv6(interface: str) -> None:
-    for name in ("lo", interface):
-        sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", "0")
-    sysctl.write(f"net/ipv6/conf/{interface}/keep_addr_on_down", "1")
+    try:
+        for name in ("lo", interface):
+            sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", "0")
+        sysctl.write(f"net/ipv6/conf/{interface}/keep_addr_on_down", "1")
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        needed = f"expected a node with IPv6, and an MTU of at least {LEAST_IPV6_MTU}"
+        raise KernelError(f"enable IPv6 on {interface}: {needed}", errno.ENOENT) from None
 
 
 def routes_of(index: int, result: Result) -> list[Route]:

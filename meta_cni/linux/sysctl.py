@@ -50,3 +50,12 @@ def set_new(path: str, value: str) -> None:
             os.close(descriptor)
     except OSError as error:
         raise KernelError(f"write sysctl {path} {value}", error.errno or errno.EIO) from None
+
+
+def refuse_advertisements(interface: str) -> None:
+    """A new link of the node takes no router's word; one without IPv6 takes none anyway."""
+    try:
+        set_new(f"net/ipv6/conf/{interface}/accept_ra", "0")
+    except KernelError as error:
+        if error.errno != errno.ENOENT:  # a kernel without IPv6, an MTU below 1280
+            raise

@@ -424,14 +424,15 @@ def test_a_node_without_ipv6_is_no_failure(
     pod: PodNetns, host: Socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     """There is no accept_ra to be set then."""
-    write = sysctl.write
+
+    set_new = sysctl.set_new
 
     def without(path: str, value: str) -> None:
-        if "accept_ra" in path:
-            raise KernelError(f"write sysctl {path}", errno.ENOENT)
-        write(path, value)
+        if "ipv6" in path:
+            raise KernelError(f"write sysctl {path} {value}", errno.ENOENT)
+        set_new(path, value)
 
-    monkeypatch.setattr(sysctl, "write", without)
+    monkeypatch.setattr(sysctl, "set_new", without)
 
     assert ours("ptp", pod)("ADD", static({"address": "10.71.0.2/24", "gateway": "10.71.0.1"}))[1] == 0
 
