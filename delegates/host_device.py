@@ -23,8 +23,9 @@ from pathlib import Path
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import AlreadyAttached, BadConfig, CNIError, KernelError, NetnsGone
+from meta_cni.cni.hardware import LENGTHS, hardware_address
 from meta_cni.cni.result import Interface, Result
-from meta_cni.delegate import MAC, Attachment, Valid, undo, unimplemented
+from meta_cni.delegate import Attachment, Valid, undo, unimplemented
 from meta_cni.linux import configure, device, layer3, link, netns
 from meta_cni.linux.layer3 import Layer3
 from meta_cni.linux.link import Link
@@ -45,18 +46,18 @@ class HostDevice:
         self.config = config
         self.attachment = attachment
         self.name = section.string("device")
-        self.mac = section.string("hwaddr").lower()
+        self.mac = hardware_address(section.string("hwaddr"), *LENGTHS) or ""
         self.kernel_path = section.string("kernelpath")
         handed = runtime.string("deviceID") if runtime is not None else ""
         self.address = handed or section.string("pciBusID")
         self.takes_network = section.boolean("useInterfaceNetwork")
+        if section.string("hwaddr") and not self.mac:
+            raise section.wrong("hwaddr", "an Ethernet address like 02:00:5e:00:53:01")
         if not (self.name or self.mac or self.kernel_path or self.address):
             raise BadConfig(
                 f'{config.where}: specify either "device", "hwaddr", "kernelpath" or "pciBusID": '
                 "expected one of them, or the capability deviceID"
             )
-        if self.mac and not MAC.fullmatch(self.mac):
-            raise section.wrong("hwaddr", "an Ethernet address like 02:00:5e:00:53:01")
         if self.kernel_path and not os.path.normpath(self.kernel_path).startswith(KERNEL_PATHS):
             raise section.wrong("kernelpath", f"a path below {KERNEL_PATHS}")
 
@@ -72,7 +73,8 @@ class HostDevice:
         namespaces = self.attachment.namespaces
         with self._brought_back(found, taken):
             moved = configure.configure(namespaces, self._move_in(found), result, taken=taken)
-        configure.announce(namespaces, moved.name, result.ips)
+        if not found.is_infiniband:  # there the kernel does it, by arp_notify
+            configure.announce(namespaces, moved.name, result.ips)
         return taken.told_in(replace(result, interfaces=(replace(interface, mac=moved.mac),)))
 
     def _taken(self, found: Link | None) -> Layer3:

@@ -33,6 +33,7 @@ from meta_cni.cni.errors import (
     TryAgainLater,
     join,
 )
+from meta_cni.cni.hardware import GUID, hardware_address
 from meta_cni.cni.result import Interface, Result
 from meta_cni.delegate import Attachment, Valid, requested_mac, unimplemented
 from meta_cni.linux import configure, link, sriov, sysctl, vf, vf_release
@@ -47,7 +48,6 @@ KEYS = (
     *("min_tx_rate", "max_tx_rate", "mtu", "all_multicast", "logLevel", "logFile", "dataDir", "sysfs"),
 )
 """pciBusID says the same as deviceID; mtu, all_multicast, dataDir and sysfs are ours."""
-GUID = re.compile(r"(?:[0-9a-f]{2}:){7}[0-9a-f]{2}")
 SWITCH = {"on": True, "off": False}
 PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 SMALLEST_MTU, LARGEST_MTU = 68, 65535  # RFC 791; of Ethernet devices, ETH_MAX_MTU, <linux/if_ether.h>
@@ -399,7 +399,7 @@ def _wanted(config: PluginConfig, attachment: Attachment) -> Wanted:
     guid = _guid(config)
     settings = Settings(
         vlan=_vlan(section),
-        mac=_mac(config, attachment),
+        mac=requested_mac(config, attachment) or None,
         rate=_rate(section),
         is_spoof_checked=_switch(section, "spoofchk"),
         is_trusted=_switch(section, "trust"),
@@ -467,17 +467,11 @@ def _guid(config: PluginConfig) -> str | None:
     runtime, args = config.section.section("runtimeConfig"), config.section.section("args")
     cni = args.section("cni") if args is not None else None
     candidates = (runtime and runtime.string("infinibandGUID"), cni and cni.string("guid"))
-    guid = next((each.lower() for each in candidates if each), None)
-    if guid and (not GUID.fullmatch(guid) or guid in (*NO_GUIDS, ANY_GUID)):
+    text = next((each for each in candidates if each), "")
+    guid = hardware_address(text, GUID)
+    if text and guid in (*NO_GUIDS, ANY_GUID):
         raise BadConfig(
-            f"{config.where}: infinibandGUID {guid!r}: expected 8 bytes like c2:11:22:33:44:55:66:77, "
+            f"{config.where}: infinibandGUID {text!r}: expected 8 bytes like c2:11:22:33:44:55:66:77, "
             "neither all 0 nor all ff"
         )
     return guid
-
-
-def _mac(config: PluginConfig, attachment: Attachment) -> str | None:
-    mac = requested_mac(config, attachment)
-    if mac and (int(mac[:2], 16) & 1 or mac == NO_MAC):
-        raise BadConfig(f"{config.where}: mac {mac!r}: expected the address of one station, not of a group")
-    return mac or None

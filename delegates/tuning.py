@@ -22,7 +22,7 @@ from pathlib import Path
 from meta_cni.cni.config import PluginConfig, RawObject, Section, decode
 from meta_cni.cni.errors import BadConfig, CheckFailed, CNIError, IOFailure, KernelError, NotAvailable
 from meta_cni.cni.result import Result
-from meta_cni.delegate import Attachment, Valid, unimplemented
+from meta_cni.delegate import Attachment, Valid, ethernet_address, unimplemented
 from meta_cni.linux import configure, link, sysctl
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Request
@@ -31,8 +31,6 @@ UNFINISHED = ".new"
 KEYS = ("sysctl", "mac", "mtu", "promisc", "allmulti", "txQLen", "dataDir")
 DATA_DIRECTORY = "/run/cni/tuning"
 ALLOWLIST = Path("/etc/cni/tuning/allowlist.conf")
-ETHERNET = re.compile(r"[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}")
-"""The forms of an Ethernet address that Go's net.ParseMAC takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,23 +246,12 @@ def _attributes(config: PluginConfig, cni_args: Mapping[str, str]) -> Attributes
     mac = cni.string("mac") if cni.value("mac") is not None else asked or config.section.string("mac")
     allmulti, length = source["allmulti"], source["txQLen"]
     return Attributes(
-        mac=_ethernet(config, mac),
+        mac=ethernet_address(config, mac),
         mtu=source["mtu"].integer("mtu"),
         is_promiscuous=source["promisc"].boolean("promisc") or None,
         is_allmulti=None if allmulti.value("allmulti") is None else allmulti.boolean("allmulti"),
         tx_queue_length=None if length.value("txQLen") is None else length.integer("txQLen"),
     )
-
-
-def _ethernet(config: PluginConfig, text: str) -> str:
-    """An Ethernet address as the kernel writes it; empty for none."""
-    if not text:
-        return ""
-    lower = text.lower()
-    if not ETHERNET.fullmatch(lower):
-        raise BadConfig(f"{config.where}: mac {text!r}: expected an Ethernet address like 02:00:5e:00:53:01")
-    digits = re.sub("[:.-]", "", lower)
-    return ":".join(digits[n : n + 2] for n in range(0, 12, 2))
 
 
 def _by_path(config: PluginConfig, interface: str) -> Mapping[str, str]:

@@ -6,7 +6,6 @@ one touches anything. A delegate never learns who hands out addresses, who asked
 which other delegates there are.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Protocol
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CNIError, NetnsGone, join
+from meta_cni.cni.hardware import ETHERNET, hardware_address, is_of_one_station
 from meta_cni.cni.result import Interface, Result
 from meta_cni.linux import configure, link
 from meta_cni.linux.link import Link
@@ -22,7 +22,6 @@ from meta_cni.linux.namespaces import Namespaces
 
 Valid = frozenset[tuple[str, str]]
 """(container id, interface) of every attachment that a GC must leave alone."""
-MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
 class Addresses(Protocol):
@@ -163,7 +162,16 @@ def requested_mac(config: PluginConfig, attachment: Attachment, *, is_args_first
     if is_args_first and cni is not None:
         candidates.append(cni.string("mac"))
     candidates += [attachment.cni_args.get("MAC", ""), config.section.string("mac")]
-    text = next((each for each in candidates if each), "").lower()
-    if text and not MAC.fullmatch(text):
+    return ethernet_address(config, next((each for each in candidates if each), ""))
+
+
+def ethernet_address(config: PluginConfig, text: str) -> str:
+    """A MAC address that a link can be given, in any notation, as the kernel writes it; empty for none."""
+    if not text:
+        return ""
+    address = hardware_address(text, ETHERNET)
+    if address is None:
         raise BadConfig(f"{config.where}: mac {text!r}: expected an Ethernet address like 02:00:5e:00:53:01")
-    return text
+    if not is_of_one_station(address):
+        raise BadConfig(f"{config.where}: mac {text!r}: expected the address of one station, not of a group")
+    return address

@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_interface
 
 from meta_cni.cni.config import Section, decode
 from meta_cni.cni.errors import BadConfig, CNIError, DecodeFailure, join
+from meta_cni.cni.hardware import ETHERNET, GUID, hardware_address, is_of_one_station
 from meta_cni.cni.request import interface_name_problem
 from meta_cni.cni.result import Address
 
@@ -206,29 +207,19 @@ def _ips(section: Section) -> tuple[str, ...]:
     return section.strings("ips")
 
 
-def hardware_address(text: str, length: int) -> str | None:
-    """A hardware address in any of Go's notations as lower-case hex with colons; None when it is none."""
-    digits = re.sub(r"[:.\-]", "", text)
-    shapes = (r"([0-9a-fA-F]{2}:)+[0-9a-fA-F]{2}", r"([0-9a-fA-F]{2}-)+[0-9a-fA-F]{2}")
-    is_shaped = any(re.fullmatch(shape, text) for shape in (*shapes, r"([0-9a-fA-F]{4}\.)+[0-9a-fA-F]{4}"))
-    if not is_shaped or len(digits) != 2 * length:
-        return None
-    return ":".join(digits[index : index + 2] for index in range(0, len(digits), 2)).lower()
-
-
 def _mac(section: Section) -> str:
     text = section.string("mac")
-    address = hardware_address(text, 6)
-    if text and (address is None or int(address[:2], 16) & 1 or not int(address.replace(":", ""), 16)):
+    address = hardware_address(text, ETHERNET)
+    if text and (address is None or not is_of_one_station(address)):
         raise section.wrong("mac", "a unicast Ethernet address like 02:00:5e:00:53:01")
     return address or ""
 
 
 def _guid(section: Section) -> str:
     text = section.string("infiniband-guid")
-    if text and hardware_address(text, 8) is None:
+    if text and hardware_address(text, GUID) is None:
         raise section.wrong("infiniband-guid", "an 8-byte GUID like c2:11:22:33:44:55:66:77")
-    return hardware_address(text, 8) or ""
+    return hardware_address(text, GUID) or ""
 
 
 def _port_mappings(section: Section) -> tuple[Mapping[str, object], ...]:

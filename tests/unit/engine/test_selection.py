@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meta_cni.cni.errors import BadConfig, CNIError
-from meta_cni.engine.selection import Selection, hardware_address, parse, unknown_keys
+from meta_cni.engine.selection import Selection, parse, unknown_keys
 
 LABELS = st.from_regex(r"\A[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?\Z")
 INTERFACES = st.from_regex(r"\A[a-zA-Z0-9_.-]{1,15}\Z").filter(lambda name: name not in (".", ".."))
@@ -131,21 +131,6 @@ def test_empty_default_route_is_not_the_same_as_none():
 def test_typing_errors_in_keys_are_found(text: str, keys: tuple[str, ...]):
     """P-25: a key nobody reads is most likely misspelt."""
     assert keys == unknown_keys(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "length", "expected"),
-    [
-        ("02:00:5E:00:53:01", 6, "02:00:5e:00:53:01"),
-        ("0200.5e00.5301", 6, "02:00:5e:00:53:01"),
-        ("02:00-5e:00:53:01", 6, None),
-        ("02:00:5e:00:53", 6, None),
-        ("", 6, None),
-    ],
-)
-def test_hardware_addresses_are_read_in_every_notation(text: str, length: int, expected: str | None):
-    """Go reads three notations; users use them all."""
-    assert expected == hardware_address(text, length)
 
 
 def test_selection_without_requests_asks_for_nothing():
