@@ -160,17 +160,18 @@ class Engine:
             return status.merged(previous, attached, self.settings.result)
         except BaseException as error:
             self.world.timeline.mark("failed")
-            errors = self._roll_back(entry, tuple(_answered(records, answered)), namespaces)
+            errors = self._roll_back(request, entry, tuple(_answered(records, answered)), namespaces)
             self.world.timeline.mark("undo")
             if isinstance(error, CNIError) and errors:
                 raise join([error, *errors]) from error
             raise
 
     def _roll_back(
-        self, entry: Entry, records: tuple[Record, ...], namespaces: Namespaces
+        self, request: Request, entry: Entry, records: tuple[Record, ...], namespaces: Namespaces
     ) -> tuple[CNIError, ...]:
+        """Undo a request's attachments, of which there may be none; the sandbox's other requests stay."""
         left, errors = execute.undo(records, self.world.construct, namespaces)
-        kept = tuple(each for each in entry.records if each.request != records[0].request) if records else ()
+        kept = tuple(each for each in entry.records if each.request != request.interface)
         try:
             self._tell_nobody(records)
             self.ledger.write(replace(entry, records=(*kept, *left)))

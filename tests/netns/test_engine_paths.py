@@ -12,6 +12,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from meta_cni import compose
+from meta_cni.cni.errors import TryAgainLater
 from meta_cni.linux import link, netns, sysctl
 from tests.netns.conftest import Node, PodNetns
 
@@ -151,6 +152,22 @@ def test_failing_second_request_keeps_the_first(node: Node, pod: PodNetns):
     assert ["eth0"] == pod.links()
     node.settings = {}
     node.delete()
+
+
+def test_failing_second_request_without_networks_keeps_the_first(node: Node, pod: PodNetns, mocker):
+    """Chained behind another plugin, for a pod that selects nothing: the first one was forgotten."""
+    before = node.traces()
+    node.add()
+    node.settings = {"delegates": []}
+    stdin = json.dumps({**node.configuration(), "prevResult": {"cniVersion": "1.1.0"}}).encode()
+    mocker.patch("meta_cni.k8s.file_store.FileStore.patch", side_effect=TryAgainLater("away"))
+
+    assert 11 == node.fail(stdin=stdin, CNI_IFNAME="eth1")["code"]
+
+    assert ["eth0"] == pod.links()
+    assert ({}, 0) == node.call("CHECK")
+    node.delete()
+    assert before == node.traces()
 
 
 def test_failing_second_request_leaves_the_default_routes_of_the_first(node: Node, pod: PodNetns):
