@@ -9,6 +9,7 @@ has changed or gone.
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +33,7 @@ from meta_cni.cni.errors import (
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Result
 from meta_cni.engine import device_info, devices, execute, status
-from meta_cni.engine.inherited import Asked, Inherited
+from meta_cni.engine.inherited import Asked, Inherited, runtimes_own
 from meta_cni.engine.ledger import Entry, Ledger, Record
 from meta_cni.engine.networks import Networks
 from meta_cni.engine.plan import Choose, Plan, Wanted, build
@@ -487,7 +488,10 @@ class Engine:
             except CNIError as error:
                 errors.append(error)
         errors.extend(self._collect_inherited(request, frozenset(container_id for container_id, _ in valid)))
-        errors.extend(self._collect_networks())
+        try:
+            errors.extend(self._collect_networks(valid))
+        except CNIError as error:  # it is not known what lives
+            errors.append(error)
         if errors:
             raise join(errors)
 
@@ -518,28 +522,44 @@ class Engine:
                 errors.append(error)
         return errors
 
-    def _collect_networks(self) -> list[CNIError]:
-        """GC of each network that still has attachments, with exactly those as valid ones."""
+    def _collect_networks(self, valid: frozenset[tuple[str, str]]) -> list[CNIError]:
+        """GC of each network that still has attachments: those are valid, and all that others may have."""
         by_network: dict[str, list[tuple[str, Record]]] = {}
+        others: set[tuple[str, str]] = set(valid)
         for container_id in self.ledger.container_ids():
-            entry = self._readable(container_id)
+            try:
+                entry = self.ledger.read(container_id)
+            except DamagedEntry:  # that was told when it was to be collected
+                others.update((container_id, each) for each in self.ledger.named_interfaces(container_id))
+                continue
             for record in entry.records if entry else ():
                 by_network.setdefault(record.config_name, []).append((container_id, record))
+        if by_network:
+            others.update(self._others())
         errors: list[CNIError] = []
         for attachments in by_network.values():
-            valid = frozenset((container_id, record.interface) for container_id, record in attachments)
+            ours = ((container_id, record.interface) for container_id, record in attachments)
             try:
-                self.world.collect(attachments[-1][1], valid)
+                self.world.collect(attachments[-1][1], frozenset(others.union(ours)))
             except CNIError as error:
                 errors.append(error)
         return errors
 
-    def _readable(self, container_id: str) -> Entry | None:
-        """The entry, or None when it is damaged: that was told when it was to be collected."""
-        try:
-            return self.ledger.read(container_id)
-        except DamagedEntry:
-            return None
+    def _others(self) -> Iterator[tuple[str, str]]:
+        """
+        (container id, interface) of attachments that are none of the ledger's and may be to its networks.
+
+        Multus made them, or the runtime by the default network's own configuration, before we came. The
+        latter it may list by the name of that network alone.
+        """
+        for container_id in self.inherited.container_ids():
+            attached = self.inherited.attachments(container_id, "")
+            yield from ((container_id, each.interface) for each in attached)
+        for container_id, interface, path in runtimes_own(self.settings):
+            with suppress(BadNetns):  # whatever is there instead, the runtime has not undone it
+                if _is_gone(path):
+                    continue
+            yield container_id, interface
 
     def status(self) -> None:
         """Raise NotAvailable (50) when an ADD could not be served now."""

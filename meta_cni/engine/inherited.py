@@ -28,6 +28,8 @@ from meta_cni.engine.device_info import CAPABILITY
 from meta_cni.engine.ledger import Entry, Executed, Record
 from meta_cni.settings import MULTUS_TYPES, Settings
 
+RUNTIME = "/var/lib/cni"
+"""Where a runtime's own libcni records what it attaches, as it does unless it is told otherwise."""
 RESULTS = "results"
 KIND = "cniCacheV1"
 """Of libcni's files, from CNI 0.8 on; those before have the Result alone."""
@@ -87,6 +89,11 @@ class Inherited:
         """Every sandbox with an attachment that was made."""
         found = {cached.string("containerId") for _, cached in self._cached("")}
         return sorted(each for each in found if each)
+
+    def recorded(self) -> Iterator[tuple[str, str, str]]:
+        """(container id, interface, netns) of every attachment that libcni has recorded. Raises IOFailure."""
+        for _, cached in self._cached(""):
+            yield cached.string("containerId"), cached.string("ifName"), cached.string("netns")
 
     def attachments(self, container_id: str, interface: str) -> list[Attachment]:
         """
@@ -201,6 +208,15 @@ class Inherited:
         whole = [(path, each) for path, each in read if each is not None]
         mine = [each for each in whole if container_id in ("", each[1].string("containerId"))]
         return sorted(mine, key=lambda each: _age(each[0]))
+
+
+def runtimes_own(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """
+    (container id, interface, netns) of what the runtime attached without a meta plugin. Raises IOFailure.
+
+    Its attachments by us, or by Multus, are left out: they are in the records of those.
+    """
+    return Inherited(replace(settings, cni_dir=RUNTIME)).recorded()
 
 
 def _age(path: Path) -> tuple[int, str]:

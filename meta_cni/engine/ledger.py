@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import struct
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ LOCK_POLL_S = 0.01
 LOCKS, LOCK = "locks", "lock"
 """The file of which every sandbox locks a byte; nothing is ever written into it."""
 FLOCK = struct.Struct("hhqqi")  # struct flock, fcntl(2)
+INTERFACE = re.compile(rb'"interface":"([^"]+)"')
+"""As an entry has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,14 @@ class Ledger:
             return _decode(_read(path), path)
         except FileNotFoundError:
             return None
+
+    def named_interfaces(self, container_id: str) -> frozenset[str]:
+        """Every interface that is named in what is left of a damaged entry. Raises IOFailure."""
+        try:
+            found = INTERFACE.findall(_read(self.directory / container_id))
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(each.decode(errors="replace") for each in found)
 
     def write(self, entry: Entry) -> None:
         """Replace an entry; one without attachments is removed. Nothing is lost when it fails."""

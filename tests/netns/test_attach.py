@@ -4,8 +4,11 @@ import json
 import shlex
 import shutil
 import sys
+from base64 import b64encode
+from collections.abc import Callable
 
 import pytest
+from pytest_mock import MockerFixture
 
 from meta_cni.linux import link, netns
 from tests.netns.conftest import Node, PodNetns
@@ -389,6 +392,71 @@ def test_gc_releases_addresses_nobody_holds(node: Node):
 
     assert not stray.exists()
     assert (node.root / "ipam" / "default" / "10.244.0.2").exists()
+
+
+def test_gc_leaves_the_addresses_of_pods_from_before_us(
+    node: Node, pods: Callable[[str], PodNetns], mocker: MockerFixture
+):
+    """
+    The default network's plugin attached them when it was alone: no record of ours has them.
+
+    A runtime lists them, or does so by the name of that network only, as CRI-O; it has its own records.
+    """
+    node.add()
+    older, gone = pods("older"), pods("gone")
+    results = node.root / "runtime" / "results"
+    results.mkdir(parents=True)
+    config = b64encode(json.dumps(node.bridge("default", 244)).encode()).decode()
+    held = {"listed": 96, "recorded": 97, "strange": 98, "gone": 99}
+    for name, last in held.items():
+        (node.root / "ipam" / "default" / f"10.244.0.{last}").write_text(f"{name}\r\neth0")
+    for name, where in ("recorded", older.path), ("strange", str(results)), ("gone", gone.path):
+        made = {"kind": "cniCacheV1", "containerId": name, "ifName": "eth0", "netns": where}
+        (results / f"default-{name}-eth0").write_text(json.dumps(made | {"config": config}))
+    gone.close()
+    mocker.patch("meta_cni.engine.inherited.RUNTIME", str(node.root / "runtime"))
+    valid = [{"containerID": each, "ifname": "eth0"} for each in ("sandbox", "listed")]
+    given = {**node.configuration(), "cni.dev/valid-attachments": valid}
+
+    assert ({}, 0) == node.call("GC", stdin=json.dumps(given).encode())
+
+    left = {each.name for each in (node.root / "ipam" / "default").glob("10.*")}
+    assert {"10.244.0.2", "10.244.0.96", "10.244.0.97", "10.244.0.98"} == left
+
+
+def test_gc_leaves_the_addresses_of_a_pod_whose_entry_is_damaged(node: Node, pods: Callable[[str], PodNetns]):
+    """It may live, and what is left of its entry tells its interfaces; a DEL will release them."""
+    two_networks(node)
+    node.annotate("one")
+    node.add()
+    entry = node.root / "state" / "ledger" / "sandbox"
+    entry.write_bytes(entry.read_bytes().replace(b'"telco/p"', b'"telco/q"', 1))
+    other = pods("other")
+    node.add(CNI_CONTAINERID="other", CNI_NETNS=other.path)
+    before = node.traces()
+    valid = [{"containerID": "other", "ifname": "eth0"}]
+    given = {**node.configuration(), "cni.dev/valid-attachments": valid}
+
+    error = node.fail("GC", stdin=json.dumps(given).encode())
+
+    assert (107, before) == (error["code"], node.traces())
+
+
+def test_gc_collects_nothing_when_it_cannot_tell_what_lives(node: Node, mocker: MockerFixture):
+    """The runtime's records cannot be read: an address too many is better than one that two pods have."""
+    node.add()
+    (node.root / "ipam" / "default" / "10.244.0.99").write_text("gone\r\neth0")
+    results = node.root / "runtime" / "results"
+    results.parent.mkdir()
+    results.symlink_to(results)
+    mocker.patch("meta_cni.engine.inherited.RUNTIME", str(node.root / "runtime"))
+    valid = [{"containerID": "sandbox", "ifname": "eth0"}]
+    given = {**node.configuration(), "cni.dev/valid-attachments": valid}
+
+    error = node.fail("GC", stdin=json.dumps(given).encode())
+
+    assert "Too many levels of symbolic links" in error["msg"]
+    assert (node.root / "ipam" / "default" / "10.244.0.99").exists()
 
 
 def test_status_says_whether_an_add_could_be_served(node: Node):

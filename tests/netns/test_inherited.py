@@ -275,6 +275,26 @@ def test_gc_undoes_pods_whose_namespaces_are_gone(
     assert 2 == len(leases(node))
 
 
+def test_gc_of_a_network_leaves_what_multus_attached_to_it(
+    node: Node, multus: Predecessor, pods: Callable[[str], PodNetns]
+):
+    """New pods of that network are ours, so it is collected: the addresses of older pods were free then."""
+    config = default(node)
+    multus.attach(config, second(node, "1.0.0", name="media"))
+    node.settings["delegates"] = [config]
+    new = pods("new")
+    node.add(CNI_CONTAINERID="new", CNI_NETNS=new.path)
+    before = leases(node)
+
+    for listed in ("new",), ("new", "sandbox"):
+        valid = [{"containerID": each, "ifname": "eth0"} for each in listed]
+        given = node.configuration() | {"cni.dev/valid-attachments": valid}
+        assert ({}, 0) == node.call("GC", stdin=json.dumps(given).encode())
+
+    assert (3, before) == (len(before), leases(node))
+    assert ["eth0", "net1"] == node.pod.links()
+
+
 def test_they_are_among_what_is_attached(node: Node, multus: Predecessor, tmp_path: Path):
     """`meta-cni attachments`; whose they are is said."""
     multus.attach(default(node), second(node, "1.0.0"))

@@ -79,6 +79,16 @@ def test_damaged_entry_is_known_and_set_aside(ledger: Ledger, damage):
     assert None is ledger.read("c")
 
 
+def test_what_is_left_of_an_entry_names_its_interfaces(ledger: Ledger):
+    """A GC must not take the addresses of a pod that lives."""
+    ledger.write(Entry("c", records=(EXTERNAL, RECORD)))
+    path = ledger.directory / "c"
+    path.write_bytes(path.read_bytes()[:-80])
+
+    assert {"net1", "net2"} == ledger.named_interfaces("c")
+    assert frozenset() == ledger.named_interfaces("another")
+
+
 def test_results_are_added_to_the_attachments_of_their_request(ledger: Ledger):
     """CHECK compares with them; another request's attachment may have had the same name."""
     before = replace(RECORD, result=None)
