@@ -166,6 +166,8 @@ class Bridge:
         if backend and ips:
             masquerade.setup(backend, self.owner, [each.address for each in ips])
         ends = self._wait_for_port(bridge, Link(port, host_name))
+        if self.is_dad:
+            configure.await_detection(self.attachment.namespaces, pod_end, ips)
         if not self.is_pod_down:
             configure.announce(self.attachment.namespaces, pod_end.name, ips)
         return self._told((*ends, pod_end), gateway, addresses)

@@ -28,6 +28,8 @@ from meta_cni.linux.route import RT_SCOPE_LINK, RT_TABLE_MAIN, Route
 SIOCGIFFLAGS, SIOCGIFHWADDR = 0x8913, 0x8927  # <linux/sockios.h>
 IFF_RUNNING = 0x40  # <linux/if.h>
 CARRIER_POLL_S = 0.002
+DETECTION_S, DETECTION_POLL_S = 10.0, 0.02
+"""The kernel takes one to two seconds (RFC 4862 section 5.4), one more for each address that has to wait."""
 ETH_P_ARP = 0x0806  # <linux/if_ether.h>
 ALL_NODES = "ff02::1"
 NEIGHBOUR_ADVERTISEMENT = 136  # RFC 4861 4.4
@@ -79,6 +81,29 @@ def _enable_ipv6(interface: str) -> None:
             raise
         needed = f"expected a node with IPv6, and an MTU of at least {LEAST_IPV6_MTU}"
         raise KernelError(f"enable IPv6 on {interface}: {needed}", errno.ENOENT) from None
+
+
+def await_detection(namespaces: Namespaces, found: Link, addresses: Sequence[IPConfig]) -> None:
+    """
+    Wait until duplicate address detection has come to an end; raises KernelError for an address in use.
+
+    Without a carrier it never comes to one, and there is nobody to be asked: that is no failure.
+    """
+    wanted = {each.address for each in addresses if each.address.version == 6}
+    deadline = time.monotonic() + DETECTION_S
+    while wanted:
+        present = [each for each in address.dump(namespaces.pod, found.index) if each.address in wanted]
+        for each in present:
+            if each.is_duplicate:
+                action = f"add address {each.address} to {found.name}: somebody else on its link has it"
+                raise KernelError(action, errno.EADDRINUSE)
+        if not any(each.is_tentative for each in present):
+            return
+        if time.monotonic() >= deadline:
+            if link.require(namespaces.pod, found.name, "link").operstate == "UP":
+                raise KernelError(f"detect duplicate addresses on {found.name}", errno.ETIMEDOUT)
+            return
+        time.sleep(DETECTION_POLL_S)
 
 
 def routes_of(index: int, result: Result) -> list[Route]:
