@@ -45,7 +45,10 @@ LONGEST_INTERPRETER = 253
 """BINPRM_BUF_SIZE (256, <linux/binfmts.h>) less "#!" and the end of the line."""
 UNDOING = ("dataDir", "sysfs", "ipMasq", "macspoofchk")
 """The keys that some delegate's delete() reads."""
-REQUIRED = ("links", "linksInContainer", "miimon", "mode", "vrfname", "master")
+REQUIRED = (
+    *("links", "linksInContainer", "miimon", "mode", "vrfname", "master"),
+    *("device", "hwaddr", "kernelpath"),
+)
 """Those that some delegate cannot do without, or that say what its delete() is to leave alone."""
 NEEDS = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
@@ -185,7 +188,8 @@ def _reduced(
         except BadConfig as error:
             errors = [error]
     every = dict.fromkeys((*dropped, *config.keys_outside(())))
-    return kind(config.execution({**every, "deviceID": device.ANY}), bare), errors
+    stand_in = dict.fromkeys(("deviceID", "pciBusID"), device.ANY)
+    return kind(config.execution({**every, **stand_in}), bare), errors
 
 
 def _act(delegate: BuiltIn, request: Request, config: PluginConfig) -> Result | None:

@@ -206,6 +206,8 @@ WRONG_SINCE = [
     ("macvlan", {"master": "up0", "mtu": "big"}),
     ("bridge", {"bridge": "br0", "hairpinMode": True, "promiscMode": True}),
     ("bridge", {"bridge": "br0", "runtimeConfig": {"mac": "zz"}}),
+    ("bridge", {"bridge": "a name of more than 15 bytes", "dns": {"domain": 5}}),
+    ("host-device", {"device": "up0", "useInterfaceNetwork": "no"}),
 ]
 
 
@@ -216,7 +218,8 @@ def test_del_removes_everything_though_the_configuration_is_wrong_by_now(
     """A DEL that fails for ever keeps a pod in Terminating, and its address reserved."""
     host.request([link.create_pair("up0", "sw0")])
     base = {"cniVersion": "1.0.0", "name": "net", "type": plugin_type, "ipam": in_directory(tmp_path)}
-    right = {"macvlan": {"master": "up0"}, "bridge": {"bridge": "br0"}}[plugin_type]
+    names = {"macvlan": "master", "bridge": "bridge", "host-device": "device"}
+    right = {names[plugin_type]: "br0" if plugin_type == "bridge" else "up0"}
     call = ours(plugin_type, pod)
     assert call("ADD", {**base, **right})[1] == 0
 
@@ -224,6 +227,24 @@ def test_del_removes_everything_though_the_configuration_is_wrong_by_now(
 
     assert ({}, 0) == (answer, code)
     assert link.find(pod.socket, "eth0") is None
+    assert [] == [each.name for each in (tmp_path / "net").glob("10.*")]
+
+
+def test_del_brings_a_device_back_and_tells_that_it_is_not_known_which_it_was(
+    pod: PodNetns, host: Socket, tmp_path: Path
+):
+    """Its alias says whose it is; a namespace that is gone would have said nothing."""
+    host.request([link.create_pair("up0", "sw0")])
+    base = {"cniVersion": "1.0.0", "name": "net", "type": "host-device", "ipam": in_directory(tmp_path)}
+    call = ours("host-device", pod)
+    assert call("ADD", {**base, "device": "up0"})[1] == 0
+
+    answer, code = call("DEL", {**base, "hwaddr": "zz"})
+
+    assert (1, 7) == (code, answer["code"])
+    assert 'hwaddr "zz"' in answer["msg"]
+    assert link.find(pod.socket, "eth0") is None
+    assert link.find(host, "up0") is not None
     assert [] == [each.name for each in (tmp_path / "net").glob("10.*")]
 
 
