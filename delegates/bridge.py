@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable, ProgramFailed
+from meta_cni.cni.request import interface_name_problem
 from meta_cni.cni.result import Interface, InterfaceAddress, IPConfig, Result, Route
 from meta_cni.delegate import Attachment, Valid, detach, requested_mac, undo, unimplemented
 from meta_cni.linux import address, configure, link, masquerade, spoof, sysctl, vlan
@@ -98,6 +99,9 @@ class Bridge:
         self.config = config
         self.attachment = attachment
         self.bridge = section.string("bridge") or DEFAULT_BRIDGE
+        problem = interface_name_problem(self.bridge)
+        if problem:
+            raise BadConfig(f"{config.where}: bridge {self.bridge!r}: {problem}")
         self.is_default_gateway = section.boolean("isDefaultGateway")
         self.is_gateway = section.boolean("isGateway") or self.is_default_gateway
         self.is_address_forced = section.boolean("forceAddress")
@@ -118,7 +122,7 @@ class Bridge:
             raise BadConfig(f"{config.where}: hairpinMode and promiscMode: expected only one of them")
         if self.is_pod_down and not attachment.addresses.is_none:
             raise BadConfig(f"{config.where}: disableContainerInterface: expected no ipam with it")
-        if self.is_gateway and self.vlan and len(self._gateway_name) > LONGEST_NAME:
+        if self.is_gateway and self.vlan and len(self._gateway_name.encode()) > LONGEST_NAME:
             raise BadConfig(
                 f"{config.where}: bridge {self.bridge!r}: its gateway would be {self._gateway_name!r}: "
                 f"expected a name that leaves it at most {LONGEST_NAME} characters"

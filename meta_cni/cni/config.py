@@ -259,6 +259,14 @@ def _split_elements(text: str) -> Iterable[str]:
             index = _skip_space(text, index + 1)
 
 
+def _is_text(value: str) -> bool:
+    """Can it be a name or a path? JSON can write what neither the kernel nor a file system has."""
+    try:
+        return b"\0" not in value.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+
+
 def kind_of(value: object) -> str:
     """The JSON name of a value's type, for error texts."""
     for kind, name in ((bool, "a boolean"), (str, "a string"), (dict, "an object"), (list, "a list")):
@@ -298,6 +306,8 @@ class Section:
             return default
         if not isinstance(value, str):
             raise self.wrong(key, "a string")
+        if not _is_text(value):
+            raise self.wrong(key, "text, without NUL or half a surrogate pair")
         return value
 
     def choice(self, key: str, choices: Iterable[str], default: str) -> str:
@@ -334,6 +344,8 @@ class Section:
             return ()
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.wrong(key, "a list of strings")
+        if not all(map(_is_text, value)):
+            raise self.wrong(key, "a list of texts, without NUL or half a surrogate pair")
         return tuple(value)
 
     def section(self, key: str) -> "Section | None":
@@ -500,10 +512,11 @@ def parse_plugin(text: str | bytes, where: str, *, network: str = "", cni_versio
     """
     raw = RawObject.parse(text, where)
     section = Section(where, raw.values())
-    plugin_type = section.string("type")
+    named = section.value("type")
+    plugin_type = named if isinstance(named, str) else section.string("type")
     if not plugin_type:
         raise BadConfig(f"{where}: type is missing: expected the file name of a CNI plugin")
-    if "/" in plugin_type or "\0" in plugin_type or plugin_type in (".", ".."):
+    if "/" in plugin_type or not _is_text(plugin_type) or plugin_type in (".", ".."):
         raise section.wrong("type", "a file name without '/'")
     capabilities = section.section("capabilities")
     declared = capabilities.values if capabilities else {}

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from meta_cni import invoke
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CNIError, NotAvailable
-from meta_cni.cni.result import Result
-from meta_cni.ipam import host_local, static
+from meta_cni.cni.result import DNS, Result
+from meta_cni.ipam import host_local, keys, static
 from meta_cni.ipam.directories import Directories
 from meta_cni.ipam.external import External
 from meta_cni.ipam.host_local import HostLocal
@@ -61,15 +61,22 @@ def open_addresses(
     there. Nothing is touched.
     """
     plugin_type = config.ipam_type
+    is_new = environment.get("CNI_COMMAND") == "ADD"
+    if is_new:
+        config.once(_dns)
     if not plugin_type:
         return Nothing()
     if not is_executed(config, policy):
         if plugin_type == "static":
             return Static(static.parse(config, cni_args))
-        is_new = environment.get("CNI_COMMAND") == "ADD"
         options = host_local.parse(config, cni_args, is_new=is_new)
         return HostLocal(options, container_id, interface, deadline_s, directories or Directories())
     return External(config, invoke.find(plugin_type, _path(environment)), environment, deadline_s, root)
+
+
+def _dns(config: PluginConfig) -> DNS:
+    """`dns` of the configuration itself, which a delegate reads when it has the IPAM's."""
+    return keys.dns(config.section)
 
 
 def _path(environment: Mapping[str, str]) -> Sequence[str]:
