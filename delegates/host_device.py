@@ -226,7 +226,8 @@ class HostDevice:
     def _is_ours(self, returned: Link) -> bool:
         """Is it the device of this configuration?"""
         if self.name:
-            return returned.alias == self.name
+            named = link.find(self.attachment.namespaces.host, self.name)  # it keeps its other names
+            return returned.alias == self.name or (named is not None and named.index == returned.index)
         if self.mac:
             return returned.mac == self.mac
         return returned.name == self._named()[2]

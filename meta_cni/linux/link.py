@@ -35,6 +35,8 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5  # <linux/if_link.h>
 IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO = 10, 13, 16, 18
 IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_PROMISCUITY = 20, 26, 27, 28, 30
 IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_PARENT_DEV_NAME = 29, 31, 32, 56
+IFLA_ALT_IFNAME = 53
+IFNAMSIZ, ALTIFNAMSIZ = 16, 128  # <linux/if.h>, with the NUL
 RTEXT_FILTER_SKIP_STATS = 8  # <linux/rtnetlink.h>: counters are two thirds of a link's message
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1  # <linux/veth.h>
@@ -170,8 +172,9 @@ def own_mac(found: Link) -> str:
 
 
 def find(socket: Socket, name: str) -> Link | None:
-    """The link of a name; None when there is none."""
-    return _find(socket, _look_up(name, GONE))
+    """The link of a name, or of one of its other names (altname); None when there is none."""
+    is_name = len(name.encode(errors="surrogateescape")) < ALTIFNAMSIZ
+    return _find(socket, _look_up(name, GONE)) if is_name else None
 
 
 def indexes(socket: Socket, names: Sequence[str]) -> dict[str, int]:
@@ -190,7 +193,9 @@ def find_index(socket: Socket, index: int) -> Link | None:
 
 
 def _look_up(name: str, tolerate: frozenset[int] = NOTHING) -> Request:
-    message = pack.link(WITHOUT_STATISTICS + pack.text(IFLA_IFNAME, name))
+    """By IFLA_IFNAME the kernel finds short names of either kind, and takes no long one."""
+    is_short = len(name.encode(errors="surrogateescape")) < IFNAMSIZ
+    message = pack.link(WITHOUT_STATISTICS + pack.text(IFLA_IFNAME if is_short else IFLA_ALT_IFNAME, name))
     return Request(f"look up link {name}", message, RTM_GETLINK, 0, tolerate, is_question=True)
 
 
