@@ -192,6 +192,8 @@ def _step(
     network, selection = wanted.network, wanted.selection
     where = f"{selection.where} ({network.reference})" if selection else network.where
     requests = selection.requests if selection else {}
+    if interface == "lo" and network.config.plugins[0].type != "loopback":
+        raise BadConfig(f"{where}: interface lo: every pod has it already: expected another name")
     warnings = _check_capabilities(requests, network, settings, where)
     device, source, ignored = _device(wanted, where)
     is_info_taken = bool(device) or device_info.CAPABILITY in network.config.capabilities
