@@ -554,7 +554,8 @@ def _serve(
     request: Request, configuration: Configuration, memory: Memory, timeline: Timeline
 ) -> Result | None:
     settings = configuration.settings
-    if configuration.problems and request.command not in ("DEL", "GC"):
+    is_enough = request.command in ("DEL", "GC") and configuration.is_ledger_known
+    if configuration.problems and not is_enough:
         raise join([BadConfig(f"configuration: {problem}") for problem in configuration.problems])
     _require_version(request.command, settings.cni_version)
     engine = engine_of(settings, request, memory, timeline)

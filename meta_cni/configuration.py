@@ -35,6 +35,8 @@ class Configuration:
     previous: Result | None
     valid: frozenset[tuple[str, str]] | None
     """`cni.dev/valid-attachments` of a GC; None when absent."""
+    is_ledger_known: bool = True
+    """Not where `cniDir` is wrong: without it a DEL would find nothing, and call that success."""
 
 
 @lru_cache(maxsize=16)
@@ -69,6 +71,7 @@ def read_configuration(text: str | bytes) -> Configuration:
         runtime_config=runtime.values if runtime else {},
         previous=_previous(section, version),
         valid=valid_attachments(section),
+        is_ledger_known=section.value("cniDir") in (None, settings.cni_dir),
     )
 
 

@@ -211,7 +211,8 @@ KEYS = (
         " `systemNamespaces`; read where `clusterNetwork` is set"),
     Key("confDir", "conf_dir", _path, "/etc/cni/multus/net.d", "where networks without `spec.config` are"
         " looked up by name"),
-    Key("cniDir", "cni_dir", _path, "/var/lib/cni/multus", "where the ledger is kept"),
+    Key("cniDir", "cni_dir", _path, "/var/lib/cni/multus", "where the ledger is kept; to be changed on"
+        " a drained node only"),
     Key("binDir", "bin_dir", _path, "/opt/cni/bin", "searched for plugins before `CNI_PATH`"),
     Key("kubeletDir", "kubelet_directory", _path, "/var/lib/kubelet", "the kubelet's directory; its socket"
         " `pod-resources/kubelet.sock` tells a pod's devices, `device-plugins/kubelet_internal_checkpoint`"

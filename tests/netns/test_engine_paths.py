@@ -233,6 +233,22 @@ def test_gc_and_status_exist_from_1_1_0_on(node: Node, command: str):
     assert 1 == node.fail(command)["code"]
 
 
+@pytest.mark.parametrize("command", ["DEL", "GC"])
+def test_del_and_gc_do_not_take_an_unknown_ledger_for_an_empty_one(node: Node, pod: PodNetns, command: str):
+    """A typing error in cniDir: every pod that was deleted until it was found was left where it was."""
+    node.add()
+    right = node.configuration() | {"cni.dev/valid-attachments": []}
+    wrong = right | {"CNIDir": "state", "binDir": 5}
+    del wrong["cniDir"]
+
+    error = node.fail(command, stdin=json.dumps(wrong).encode())
+
+    assert "cniDir 'state': expected an absolute path" in error["msg"]
+    assert ["eth0"] == pod.links()
+    assert ({}, 0) == node.call(command, stdin=json.dumps(right | {"binDir": 5}).encode())
+    assert [] == pod.links()
+
+
 def test_gc_without_a_list_is_refused(node: Node):
     """Nothing listed and no list are different things: one would undo everything."""
     assert 7 == node.fail("GC")["code"]
