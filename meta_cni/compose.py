@@ -536,6 +536,8 @@ def _tell(
             "%s %s %s: network %s: %s: %s: %s",
             *(verb, sandbox, each.interface, each.network, each.type, each.how, each.reason),
         )
+    for warning in timeline.warnings:
+        LOG.warning("%s %s: %s", verb, sandbox, warning)
     if error is not None:
         LOG.error("%s: %s", verb, error.message)
     else:

@@ -71,6 +71,8 @@ class Timeline:
     chosen: list[Chosen] = field(default_factory=list)
     made: list[Made] = field(default_factory=list)
     """Of an ADD that has succeeded."""
+    warnings: list[str] = field(default_factory=list)
+    """What was asked for and is done otherwise, or not."""
     pod: tuple[str, str, str] = ("", "", "")
     """Namespace, name and UID, as the store has them."""
     cluster: str | None = None

@@ -49,6 +49,7 @@ def fields_of(variables: Mapping[str, str], timeline: Timeline, error: CNIError 
         "ms": _ms(timeline.seconds),
         "steps": {step: _ms(seconds) for step, seconds in timeline.steps_s.items()},
         "plugins": _plugins(timeline),
+        "warnings": timeline.warnings,
     }
     return {key: value for key, value in told.items() if value or key in ("verb", "code", "ms")}
 

@@ -123,6 +123,7 @@ class Engine:
             taken = {each.device: each.interface for each in entry.records}
             plan = self.plan(request, pod, runtime_config, previous, taken)
             self.world.timeline.chosen.extend(_chosen(plan))
+            self.world.timeline.warnings.extend(each for step in plan.steps for each in step.warnings)
             mark("plan")
             path = self._path(request)
             records = execute.records_of(plan, self.settings.name, path, namespaces.identity)

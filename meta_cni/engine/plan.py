@@ -230,7 +230,7 @@ def _step(
         is_check_disabled=network.config.is_check_disabled,
         is_continued=network.is_continued,
         default_route=selection.default_route if selection else None,
-        warnings=(*network.config.warnings, *warnings, *ignored),
+        warnings=(*network.config.warnings, *warnings, *ignored, *_claim(selection, where)),
     )
 
 
@@ -251,6 +251,15 @@ def _check_capabilities(
     if errors:
         raise join(errors)
     return tuple(f"{where}: {key} goes by CNI_ARGS alone: no capability is declared" for key in warnings)
+
+
+def _claim(selection: Selection | None, where: str) -> Iterator[str]:
+    """Nobody is handed an IPAMClaim: plugins that know them read the pod's annotation themselves (S-20)."""
+    if selection is not None and selection.ipam_claim:
+        yield (
+            f"{where}: ipam-claim-reference {selection.ipam_claim} means nothing to meta-cni: "
+            "expected a plugin that reads it in the annotation"
+        )
 
 
 def _device(wanted: Wanted, where: str) -> tuple[str, str, tuple[str, ...]]:

@@ -410,6 +410,21 @@ def test_the_log_says_what_runs_each_plugin_and_why(node: Node, tmp_path: Path):
     assert "ADD sandbox net2: network telco/two: bridge: built in: every key is built in" in text
 
 
+def test_what_was_asked_for_and_is_done_otherwise_is_logged(node: Node):
+    """The pod starts; only the log and the plan say that an address goes another way, and a claim none."""
+    log = node.root / "meta-cni.log"
+    node.nad("one", node.bridge("", 11))
+    node.nad("two", node.bridge("", 12))
+    node.annotate([{"name": "one", "ips": ["10.11.0.5"]}, {"name": "two", "ipam-claim-reference": "vm.two"}])
+    node.settings = {"logFile": str(log), "logLevel": "verbose", "capabilityCheck": "legacy"}
+
+    node.add()
+
+    one, two = (each for each in log.read_text().splitlines() if "[WARNING]" in each)
+    assert "networks[0] (telco/one): ips goes by CNI_ARGS alone" in one
+    assert "networks[1] (telco/two): ipam-claim-reference vm.two means nothing to meta-cni" in two
+
+
 def test_gc_goes_on_after_an_error_and_tells_it(node: Node):
     """As much as can be is cleaned; damaged entries are reported."""
     node.script("gc", 'echo "{}"; [ $CNI_COMMAND = GC ] && exit 1; exit 0')

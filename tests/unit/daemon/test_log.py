@@ -57,6 +57,15 @@ def test_a_request_is_told_with_what_ran_and_why():
     } == told
 
 
+def test_what_was_asked_for_and_is_not_done_is_told():
+    """Nobody looks at a plan of a pod that started."""
+    timeline = Timeline(warnings=["deviceID 0000:03:02.1 is not used"])
+
+    told = formatted(logging.INFO, "x", fields_of(VARIABLES, timeline, None))
+
+    assert ["deviceID 0000:03:02.1 is not used"] == told["warnings"]
+
+
 def test_a_failure_is_told_with_its_code_and_words():
     """Once, where it is answered."""
     told = formatted(logging.ERROR, "x", fields_of(VARIABLES, Timeline(), TryAgainLater("not yet")))
