@@ -10,6 +10,7 @@ import re
 import socket as sockets
 import struct
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ SYSCTLS_OF_A_LINK = (
     *("ipv6/conf/{}/disable_ipv6", "ipv6/conf/{}/keep_addr_on_down", "ipv6/conf/{}/ndisc_notify"),
 )
 SYSCTLS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+LINKWATCH_S = 2.0
+"""The kernel looks after carriers once a second (net/core/link_watch.c)."""
 COUNTED = re.compile(r"counter packets \d+ bytes \d+")
 FOUR = "link show\naddr show\nroute show table all\nrule show\nneigh show nud permanent\n"
 SIX = "route show table all\nrule show\nneigh show nud permanent\n"
@@ -75,7 +78,7 @@ def _batch(commands: str, *options: str) -> list[list[dict[str, Any]]]:
 
 def of_namespace() -> State:
     """Everything in the namespace of the calling thread."""
-    links, addresses, routes, rules, neighbours = _batch(FOUR)
+    links, addresses, routes, rules, neighbours = _settled()
     routes_6, rules_6, neighbours_6 = _batch(SIX, "-6")
     named = sorted(links, key=lambda each: int(each["ifindex"]))
     return {
@@ -86,6 +89,23 @@ def of_namespace() -> State:
         "neighbours": {json.dumps(each): True for each in neighbours + neighbours_6},
         "sysctls": dict(_sysctls([each["ifname"] for each in named])),
     }
+
+
+def _settled() -> list[list[dict[str, Any]]]:
+    """As soon as every port of a bridge forwards that has a carrier: the kernel sees to it a while later."""
+    deadline = time.monotonic() + LINKWATCH_S
+    while True:
+        found = _batch(FOUR)
+        if all(map(_is_settled, found[0])) or time.monotonic() > deadline:
+            return found
+        time.sleep(LINKWATCH_S / 20)
+
+
+def _is_settled(found: dict[str, Any]) -> bool:
+    info = found.get("linkinfo", {})
+    if info.get("info_slave_kind") != "bridge":
+        return True
+    return (info["info_slave_data"]["state"] == "forwarding") == ({"UP", "LOWER_UP"} <= set(found["flags"]))
 
 
 def _picked(source: dict[str, Any], keys: tuple[str, ...]) -> State:
