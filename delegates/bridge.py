@@ -323,13 +323,15 @@ class Bridge:
 
     def _wait_for_port(self, bridge: Link, port: Link) -> tuple[Link, Link]:
         """Both, with their MACs, when the bridge forwards for the port; normally it does at once."""
-        batch = [link.look_up_index(each.index) for each in (bridge, port)]
+        is_kept = bool(self._keep_mac(bridge))
+        batch = [link.look_up_index(each.index) for each in ([port] if is_kept else [bridge, port])]
         for delay_s in PORT_UP_DELAYS_S:
             if delay_s:
                 time.sleep(delay_s)
-            its, ports = self.attachment.namespaces.host.request(batch)
+            *its, ports = self.attachment.namespaces.host.request(batch)
             if self.is_pod_down or link.port_state_in(ports) == FORWARDING:
-                bridge = Link(bridge.index, bridge.name, mac=link.mac_in(its))
+                mac = link.mac_in(its[0]) if its else bridge.mac
+                bridge = Link(bridge.index, bridge.name, mac=mac)
                 return bridge, Link(port.index, port.name, mac=link.mac_in(ports))
         raise KernelError(
             f"wait for port of {self.attachment.interface} on bridge {self.bridge} to forward",

@@ -53,7 +53,8 @@ class Directories:
     def look(self, directory: Path, container_id: str) -> tuple[list[Reservation], Collection[str]]:
         """A container's reservations, and the names of all files."""
         if not self._is_remembering:
-            return reservations.listing(directory, container_id), frozenset(reservations.names(directory))
+            names = reservations.names(directory)
+            return reservations.listing(directory, container_id, among=names), frozenset(names)
         known = self._still_known(directory) or self._read(directory)
         return list(known.by_container.get(container_id, ())), known.names
 
@@ -111,9 +112,10 @@ class Directories:
     def _read(self, directory: Path) -> _Known:
         self._known.pop(directory)
         by_container: dict[str, list[Reservation]] = {}
-        for each in reservations.listing(directory):
+        names = reservations.names(directory)
+        for each in reservations.listing(directory, among=names):
             by_container.setdefault(each.container_id, []).append(each)
-        known = _Known((0, 0), set(reservations.names(directory)), by_container, {})
+        known = _Known((0, 0), set(names), by_container, {})
         self._remember(directory, known)
         return known
 

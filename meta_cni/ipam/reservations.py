@@ -65,16 +65,18 @@ def names(directory: Path) -> list[str]:
         raise IOFailure(f"read {directory}: {error.strerror}") from None
 
 
-def listing(directory: Path, container_id: str = "") -> list[Reservation]:
+def listing(
+    directory: Path, container_id: str = "", *, among: Iterable[str] | None = None
+) -> list[Reservation]:
     """
     Every reservation, or a container's; files of other names or content are nobody's.
 
-    All files are read under the lock by every ADD and DEL of a network, so those of other
-    containers cost no more than reading them.
+    `among` is what names() said. All files are read under the lock by every ADD and DEL of a
+    network, so those of other containers cost no more than reading them.
     """
     start = container_id.encode()
     found = []
-    for name in names(directory):
+    for name in names(directory) if among is None else among:
         content = _content_of_address(directory, name)
         if content is not None and content.lstrip().startswith(start):
             found.append(_reservation(directory, name, content))
