@@ -2,7 +2,7 @@
 Our built-in delegates, called in this process, beside the reference plugins and the kernel's floor.
 
 Every round does ADD, CHECK and DEL with each contestant in turn, so that noise meets all of them
-alike. IPAM is host-local for ours and the reference; the floor has none.
+alike. IPAM is host-local for ours and the reference; the floor has none, the chores have its files.
 """
 
 import json
@@ -22,6 +22,7 @@ from meta_cni.linux import configure, link, netns
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Socket
+from tests.bench.chores import Chores
 from tests.bench.floor import Floor
 
 VERBS = ("ADD", "CHECK", "DEL")
@@ -127,8 +128,10 @@ def run(rounds: int, path: str) -> dict[str, list[float]]:
     floor = Floor(netns.open_netns("/run/netns/bench"), links())
     netns.create("/run/netns/chained")
     with tempfile.TemporaryDirectory() as scratch:
+        chores = Chores("/run/netns/bench", Path(scratch) / "chores")
         for n in range(rounds + 1):
-            found = {"floor//ADD": floor.add()}
+            found = {"chores//ADD": chores.add(), "chores//DEL": chores.delete()}
+            found["floor//ADD"] = floor.add()
             found["floor//DEL"], found["floor acknowledged//DEL"] = floor.delete()
             for plugin_type in (*TYPES, *CHAINED):
                 calls = {"ours": ours(plugin_type)}

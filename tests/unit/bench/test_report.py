@@ -38,7 +38,7 @@ def document() -> dict[str, Any]:
         },
         "latencies": samples(*(f"ours/{verb}/{n}" for verb in VERBS for n in (0, 5, 50))),
         "executed": samples("ours, executed/ADD", "ours, executed/DEL"),
-        "plugins": samples("floor//ADD", "floor//DEL", *every),
+        "plugins": samples("floor//ADD", "floor//DEL", "chores//ADD", "chores//DEL", *every),
         "memory": {"ours": {"at rest": 30.0, "50 at once": 33.0, "after 1 000 pods": 34.0}},
         "pairs": {"every": 1000, "mb": [34.0, 34.0, 34.5]},
         "growth": {"pods": {"0": samples(*VERBS), "5000": samples(*VERBS)}, "mb": 36.0},
