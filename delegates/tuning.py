@@ -17,12 +17,13 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from meta_cni.cni.config import PluginConfig, RawObject, Section, decode
 from meta_cni.cni.errors import BadConfig, CheckFailed, CNIError, IOFailure, KernelError, NotAvailable
 from meta_cni.cni.result import Result
-from meta_cni.delegate import Attachment, Valid, ethernet_address, unimplemented
+from meta_cni.delegate import Attachment, Valid, ethernet_address, undo, unimplemented
 from meta_cni.linux import configure, link, sysctl
 from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Request
@@ -213,9 +214,8 @@ class Tuning:
     def collect(cls, config: PluginConfig, valid: Valid) -> None:
         """Remove this network's files of attachments that are not listed; others' are left alone."""
         kept = {f"{container_id}_{interface}.json" for container_id, interface in valid}
-        for path in sorted(_directory(config).glob("*.json")):
-            if path.name not in kept and _network_of(path) == config.network:
-                _remove(path)
+        stale = [each for each in _files(_directory(config)) if each.name not in kept]
+        undo(*(partial(_remove_of, config.network, each) for each in stale))
 
     @classmethod
     def refuses(cls, config: PluginConfig) -> str:
@@ -372,12 +372,26 @@ def _read(path: Path) -> dict[str, object]:
     return dict(section.values)
 
 
-def _network_of(path: Path) -> str:
-    """The network a file belongs to; empty when it does not say."""
+def _files(directory: Path) -> list[Path]:
+    """Every attachment's; raises IOFailure when that cannot be told."""
     try:
-        return Section(str(path), _read(path)).string("network")
+        return [directory / each for each in sorted(os.listdir(directory)) if each.endswith(".json")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise IOFailure(f"read {directory}: {error.strerror}") from None
+
+
+def _remove_of(network: str, path: Path) -> None:
+    """Remove a file of the network's; what does not say whose it is, is nobody's. Raises IOFailure."""
+    try:
+        whose = Section(str(path), _read(path)).string("network")
+    except IOFailure:
+        raise
     except CNIError:
-        return ""
+        return
+    if whose == network:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:

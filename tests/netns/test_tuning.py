@@ -1,11 +1,14 @@
 """tuning on the kernel, beside the reference: what is set, what is put back, what is refused."""
 
+import errno
 import json
+import re
 import socket as sockets
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from delegates import tuning
 from meta_cni.cni.config import parse_plugin
@@ -563,6 +566,23 @@ def test_gc_removes_what_this_network_left(tmp_path: Path, pod: PodNetns):
 
     left = sorted(path.name for path in tmp_path.iterdir())
     assert ["c1_eth0.json", "c2_eth0.json", "c3_eth0.json", "torn.json"] == left
+
+
+@pytest.mark.parametrize("where", ["os.listdir", "pathlib.Path.read_bytes"])
+def test_gc_tells_what_it_could_not_read(tmp_path: Path, pod: PodNetns, mocker: MockerFixture, where: str):
+    """Whatever it is, it stays for the next one."""
+    (tmp_path / "gone_eth0.json").write_text(json.dumps({"mtu": 1500, "network": "net"}))
+    given = config(tmp_path, cniVersion="1.1.0") | {"cni.dev/valid-attachments": []}
+    call = ours("tuning", pod)
+    broken = mocker.patch(where, side_effect=OSError(errno.EIO, "broken"))
+
+    answer, code = call("GC", given)
+    mocker.stop(broken)
+
+    assert (1, 5) == (code, answer["code"])
+    assert re.fullmatch(f"read {tmp_path}(/gone_eth0.json)?: broken", answer["msg"])
+    assert ({}, 0) == call("GC", given)
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_gc_without_a_directory_has_nothing_to_do(tmp_path: Path, pod: PodNetns):
