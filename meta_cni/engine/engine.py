@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -481,6 +482,22 @@ class Engine:
 
     def collect_garbage(self, request: Request, valid: frozenset[tuple[str, str]]) -> None:
         """Undo every request of this network that the runtime does not list; then GC each network."""
+        containers = frozenset(container_id for container_id, _ in valid)
+        errors: list[CNIError] = []
+        for collect in (
+            partial(self._collect_own, valid),
+            partial(self._collect_inherited, request, containers),
+            partial(self._collect_networks, valid),  # where it is not known what lives, none
+        ):
+            try:
+                errors.extend(collect())
+            except CNIError as error:
+                errors.append(error)
+        if errors:
+            raise join(errors)
+
+    def _collect_own(self, valid: frozenset[tuple[str, str]]) -> list[CNIError]:
+        """Undo what the ledger has and the runtime does not list."""
         errors: list[CNIError] = []
         for container_id in self.ledger.container_ids():
             try:
@@ -488,13 +505,7 @@ class Engine:
                     errors.extend(self._collect_one(container_id, valid))
             except CNIError as error:
                 errors.append(error)
-        errors.extend(self._collect_inherited(request, frozenset(container_id for container_id, _ in valid)))
-        try:
-            errors.extend(self._collect_networks(valid))
-        except CNIError as error:  # it is not known what lives
-            errors.append(error)
-        if errors:
-            raise join(errors)
+        return errors
 
     def _collect_one(self, container_id: str, valid: frozenset[tuple[str, str]]) -> list[CNIError]:
         entry = self.ledger.read(container_id)

@@ -12,7 +12,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from meta_cni import compose
-from meta_cni.cni.errors import TryAgainLater
+from meta_cni.cni.errors import IOFailure, TryAgainLater
 from meta_cni.linux import link, netns, sysctl
 from tests.netns.conftest import Node, PodNetns
 
@@ -437,6 +437,21 @@ def test_gc_goes_on_after_an_error_and_tells_it(node: Node):
     error = node.fail("GC", stdin=json.dumps({**node.configuration(), **listed}).encode())
 
     assert ("zzz" in error["msg"], "plugin gc" in error["msg"]) == (True, True)
+
+
+def test_gc_goes_on_where_a_part_of_it_cannot_be_done(node: Node, mocker: MockerFixture):
+    """What Multus left could not be read, once; an address that is nobody's goes all the same."""
+    node.add()
+    stale = next((node.root / "ipam").rglob("10.*")).with_name("10.244.0.77")
+    stale.write_text("gone\r\neth0")
+    listed = [{"containerID": "sandbox", "ifname": "eth0"}]
+    given = {**node.configuration(), "cni.dev/valid-attachments": listed}
+    unread = IOFailure("read results: broken")
+    mocker.patch("meta_cni.engine.inherited.Inherited.container_ids", side_effect=[unread, []])
+
+    error = node.fail("GC", stdin=json.dumps(given).encode())
+
+    assert ("read results: broken", False) == (error["msg"], stale.exists())
 
 
 def test_systems_pods_get_no_default_networks(node: Node, pod: PodNetns):
