@@ -478,7 +478,11 @@ class Engine:
                 raise UnknownContainer(
                     f"container {request.container_id} has no attachment of {request.interface} in the ledger"
                 )
-            execute.check(records, self.world.construct, namespaces)
+            try:
+                execute.check(records, self.world.construct, namespaces)
+            except CNIError as error:
+                whose = entry.pod if entry else ""
+                raise execute.prefixed(error, f"pod {whose}") if whose else error from None
 
     def collect_garbage(self, request: Request, valid: frozenset[tuple[str, str]]) -> None:
         """Undo every request of this network that the runtime does not list; then GC each network."""

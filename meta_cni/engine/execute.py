@@ -344,7 +344,7 @@ def _detach(record: Record, deletions: Sequence[Deletion]) -> list[CNIError]:
             delete()
         except CNIError as error:
             where = f"detach {record.interface} from network {record.network}"
-            failures.append(_prefixed(error, where))
+            failures.append(prefixed(error, where))
         except Exception as error:  # noqa: BLE001 - a bug in one delegate must not keep the others
             text = f"detach {record.interface} from network {record.network}: {error!r}"
             failures.append(CNIError(text))
@@ -361,7 +361,8 @@ def _forget_device(record: Record) -> list[CNIError]:
     return []
 
 
-def _prefixed(error: CNIError, where: str) -> CNIError:
+def prefixed(error: CNIError, where: str) -> CNIError:
+    """The error, with what it is about before its text."""
     told = CNIError(f"{where}: {error.message}", error.details)
     told.code = error.code
     return told
@@ -374,9 +375,17 @@ def check(records: Sequence[Record], construct: Construct, namespaces: Namespace
             continue
         if not at_least(record.cni_version, "0.4.0"):
             continue
-        result, previous = results.parse(record.result, NEWEST), _previous(record)
-        for executed in record.executed:
-            construct(record, executed, _plugin(record, executed, previous), namespaces).check(result)
+        try:
+            _check(record, record.result, construct, namespaces)
+        except CNIError as error:
+            raise prefixed(error, f"{record.interface} of network {record.network}") from None
+
+
+def _check(record: Record, told: Mapping[str, Any], construct: Construct, namespaces: Namespaces) -> None:
+    """Ask the delegates of one attachment, which has answered with this."""
+    result, previous = results.parse(told, NEWEST), _previous(record)
+    for executed in record.executed:
+        construct(record, executed, _plugin(record, executed, previous), namespaces).check(result)
 
 
 def _previous(record: Record) -> Mapping[str, Any] | None:

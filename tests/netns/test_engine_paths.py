@@ -454,6 +454,19 @@ def test_gc_goes_on_where_a_part_of_it_cannot_be_done(node: Node, mocker: Mocker
     assert ("read results: broken", False) == (error["msg"], stale.exists())
 
 
+def test_check_tells_pod_network_and_interface(node: Node):
+    """The log of a runtime has many pods', and a message of the kernel's names none of them."""
+    node.nad("one", node.bridge("one", 9))
+    node.annotate("one")
+    node.add()
+    link.remove(node.pod.socket, "net1")
+
+    error = node.fail("CHECK")
+
+    told = f"check net1: there is no such interface in {node.pod.path}"
+    assert (105, f"pod telco/p: net1 of network telco/one: {told}") == (error["code"], error["msg"])
+
+
 def test_systems_pods_get_no_default_networks(node: Node, pod: PodNetns):
     """systemNamespaces, as in Multus."""
     for name in ("a", "b"):
