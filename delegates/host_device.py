@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from meta_cni.cni.config import PluginConfig
@@ -73,6 +74,7 @@ class HostDevice:
         namespaces = self.attachment.namespaces
         with self._brought_back(found, taken):
             moved = configure.configure(namespaces, self._move_in(found), result, taken=taken)
+        namespaces.undoing[self.attachment.interface] = partial(self._bring_back_as, found, taken)
         if not found.is_infiniband:  # there the kernel does it, by arp_notify
             configure.announce(namespaces, moved.name, result.ips)
         return taken.told_in(replace(result, interfaces=(replace(interface, mac=moved.mac),)))
@@ -150,11 +152,16 @@ class HostDevice:
 
     def _restore(self, before: Link, taken: Layer3) -> None:
         """A move that failed half-way may have left it in the pod under either name."""
-        host, pod = self.attachment.namespaces.host, self.attachment.namespaces.pod
+        pod = self.attachment.namespaces.pod
         for name in (self.attachment.interface, before.name):
             inside = link.find(pod, name)
             if inside is not None and _is_same(inside, before):
                 self._move_out(inside, before.name, before.alias)
+        self._set_up_again(before, taken)
+
+    def _set_up_again(self, before: Link, taken: Layer3) -> None:
+        """On the node the link is what it was."""
+        host = self.attachment.namespaces.host
         back = link.find(host, before.name)
         if back is not None and _is_same(back, before):
             master = before.master or None
@@ -168,8 +175,13 @@ class HostDevice:
         self.attachment.addresses.check(previous)
 
     def delete(self) -> None:
-        """Bring the link back to the node, down, under its own name, and then give the addresses back."""
-        self._bring_back()
+        """
+        Bring the link back to the node, down, under its own name, and then give the addresses back.
+
+        Where a later network has failed the ADD that moved it, the link is what it was before.
+        """
+        bring_back = self.attachment.namespaces.undoing.pop(self.attachment.interface, self._bring_back)
+        bring_back()
         undo(self._remove_rules, self.attachment.addresses.release)
 
     def _remove_rules(self) -> None:
@@ -178,14 +190,18 @@ class HostDevice:
             with suppress(NetnsGone):
                 layer3.remove_rules(self.attachment.namespaces.pod, configure.RTPROT_TAKEN)
 
-    def _bring_back(self) -> None:
+    def _bring_back_as(self, before: Link, taken: Layer3) -> None:
+        self._bring_back(before.alias)
+        self._set_up_again(before, taken)
+
+    def _bring_back(self, alias: str = "") -> None:
         try:
             inside = link.find(self.attachment.namespaces.pod, self.attachment.interface)
         except NetnsGone:
             self._rename_returned()
             return
         if inside is not None and _is_name(inside.alias):
-            self._move_out(inside, inside.alias)
+            self._move_out(inside, inside.alias, alias)
 
     def _move_out(self, inside: Link, name: str, alias: str = "") -> None:
         """

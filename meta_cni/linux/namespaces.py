@@ -33,6 +33,8 @@ class Namespaces:
         self._fd: int | None = None
         self._last: list[Callable[[], object]] = []
         """What is to be done in the pod when all else is."""
+        self.undoing: dict[str, Callable[[], None]] = {}
+        """By the pod's interface, how this request's own ADD is undone to the full; no DEL knows it."""
 
     def __enter__(self) -> "Namespaces":
         return self

@@ -17,7 +17,7 @@ from meta_cni.cni.errors import KernelError
 from meta_cni.linux import address, configure, device, link, netns, rule
 from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours, references, theirs
-from tests.netns.conftest import PodNetns
+from tests.netns.conftest import Node, PodNetns
 from tests.netns.traffic import is_reached, own_namespace
 
 pytestmark = pytest.mark.guest
@@ -270,6 +270,35 @@ def test_a_device_that_cannot_be_set_up_has_its_network_on_the_node_again(
     after = (shown("-o", "-4", "address"), shown("-4", "route", "show", "table", "all"), shown("rule"))
     assert (before, routes_6) == (after, shown("-6", "route"))
     assert (False, []) == (bool(taken_rules(pod)), pod.links())
+
+
+def test_a_device_has_its_network_again_where_a_later_network_fails(node: Node, network: dict[str, Any]):
+    """The kubelet tries again, and the next ADD takes along what is there."""
+    node.settings = {"delegates": [network]}
+    node.nad("broken", {"cniVersion": "1.1.0", "type": "macvlan", "master": "nowhere0"})
+    node.annotate("broken")
+    before = (shown("-o", "-4", "address"), shown("-4", "route", "show", "table", "all"), shown("rule"))
+    routes_6 = shown("-6", "route")
+
+    error = node.fail()
+
+    assert "nowhere0" in error["msg"]
+    after = (shown("-o", "-4", "address"), shown("-4", "route", "show", "table", "all"), shown("rule"))
+    assert (before, routes_6) == (after, shown("-6", "route"))
+    assert (False, []) == (bool(taken_rules(node.pod)), node.pod.links())
+
+
+def test_a_device_is_up_again_where_a_later_network_fails(node: Node, host: Socket, up0: link.Link):
+    """With its alias."""
+    host.request([link.set_alias(up0.index, "fast"), link.set_link(up0.index, is_up=True)])
+    node.settings = {"delegates": [config(device="up0")]}
+    node.nad("broken", {"cniVersion": "1.1.0", "type": "macvlan", "master": "nowhere0"})
+    node.annotate("broken")
+
+    node.fail()
+
+    found = link.require(host, "up0", "device")
+    assert ("fast", True) == (found.alias, found.is_up)
 
 
 def shown(*command: str) -> list[str]:
