@@ -31,11 +31,10 @@ def replace(path: Path, content: bytes, mode: int, like: os.stat_result | None =
         with open(new, "xb", opener=_private) as file:
             file.write(content)
             file.flush()
-            if like is not None:
-                os.fchown(file.fileno(), like.st_uid, like.st_gid)
             os.fchmod(file.fileno(), mode)
             if like is not None:
                 os.utime(file.fileno(), ns=(like.st_atime_ns, like.st_mtime_ns))
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)  # last: what is another's stays as it is
             os.fsync(file.fileno())
         os.replace(new, path)
         sync_directory(path.parent)

@@ -392,8 +392,9 @@ def test_a_node_of_multus_is_taken_over_with_its_own_files(
 def test_a_node_is_left_as_it_was_before(deployed: Callable[[Pod], DeployedNode], host: Socket):
     """deploy/uninstall/: programs and configurations, those of somebody else by the shim's name too."""
     node = deployed(manifests.pod_of(manifests.rendered(DEPLOY)))
-    node.write("/opt/cni/bin/meta-cni", "#!/bin/sh\nexit 3\n", 0o755)
-    os.chown(node.path("/opt/cni/bin/meta-cni"), 0, 65534)
+    node.write("/opt/cni/bin/meta-cni", "#!/bin/sh\nexit 3\n", 0o700)
+    for name in ("opt/cni/bin", "opt/cni/bin/meta-cni", "etc/cni/net.d"):  # as kubespray has them
+        os.chown(node.path(f"/{name}"), 65534, 65534)
     before = traces(node)
     node.install()
     node.start()
