@@ -12,6 +12,7 @@ from meta_cni.ipam.external import External
 from meta_cni.ipam.host_local import HostLocal
 from meta_cni.ipam.static import Static
 
+UNDOING = ("DEL", "GC")
 KEYS = {"host-local": host_local.KEYS, "static": static.KEYS}
 """The IPAM types that are built in, and the keys they implement."""
 FOLDED = {name: frozenset(key.casefold() for key in keys) for name, keys in KEYS.items()}
@@ -57,19 +58,20 @@ def open_addresses(
     `policy` is a delegatePolicy: auto, builtin or exec; `directories` is what a daemon remembers
     of host-local's; an executed plugin is looked for in the environment's CNI_PATH, and `root` is /
     for it. But for the ADD of CNI_COMMAND, what an older version's ADD may have been allowed is not
-    refused. Raises BadConfig when the ipam section is wrong, DelegateFailed when its plugin is not
-    there. Nothing is touched.
+    refused; a DEL or GC does not read what a pod had asked for. Raises BadConfig when the ipam section
+    is wrong, DelegateFailed when its plugin is not there. Nothing is touched.
     """
     plugin_type = config.ipam_type
-    is_new = environment.get("CNI_COMMAND") == "ADD"
-    if is_new:
+    command = environment.get("CNI_COMMAND")
+    if command == "ADD":
         config.once(_dns)
     if not plugin_type:
         return Nothing()
     if not is_executed(config, policy):
+        is_released = command in UNDOING
         if plugin_type == "static":
-            return Static(static.parse(config, cni_args))
-        options = host_local.parse(config, cni_args, is_new=is_new)
+            return Static(Result() if is_released else static.parse(config, cni_args))
+        options = host_local.parse(config, cni_args, is_new=command == "ADD", is_released=is_released)
         return HostLocal(options, container_id, interface, deadline_s, directories or Directories())
     return External(config, invoke.find(plugin_type, _path(environment)), environment, deadline_s, root)
 

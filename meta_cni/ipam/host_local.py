@@ -197,16 +197,19 @@ def _next(index: int, set_: RangeSet, last: Address | None, taken: Collection[st
     )
 
 
-def parse(config: PluginConfig, cni_args: Mapping[str, str], *, is_new: bool = False) -> Options:
+def parse(
+    config: PluginConfig, cni_args: Mapping[str, str], *, is_new: bool = False, is_released: bool = False
+) -> Options:
     """
     Check an ipam section of type host-local; raises BadConfig. Nothing is read or touched.
 
-    A gateway outside of its network (the reference refuses it since 1.10.0) keeps no DEL.
+    A gateway outside of its network (the reference refuses it since 1.10.0) keeps no DEL, nor does
+    an address that was asked for: who releases needs none.
     """
     options = config.once(_configured)
     if is_new:
         config.once(_check_gateways)
-    requested = _asked(config, cni_args)
+    requested = () if is_released else _asked(config, cni_args)
     return replace(options, requested=requested) if requested else options
 
 

@@ -11,7 +11,7 @@ from ipaddress import IPv6Interface, ip_interface
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig
-from meta_cni.cni.result import DNS, InterfaceAddress
+from meta_cni.cni.result import DNS, InterfaceAddress, address_of, interface_address_of
 from meta_cni.cni.version import at_least
 
 
@@ -47,11 +47,9 @@ def interface_address(text: str) -> InterfaceAddress:
     """
     An address with or without prefix; raises ValueError.
 
-    As in Go there are no zones, and an IPv4 address mapped into IPv6 is an IPv4 address.
+    As in Go there are no zones and no netmasks, and an IPv4 address mapped into IPv6 is an IPv4 address.
     """
-    if "%" in text:
-        raise ValueError("a zone")
-    address = ip_interface(text)
+    address = interface_address_of(text) if "/" in text else ip_interface(address_of(text))
     if isinstance(address, IPv6Interface) and address.ip.ipv4_mapped is not None:
         return ip_interface(f"{address.ip.ipv4_mapped}/{max(0, address.network.prefixlen - 96)}")
     return address

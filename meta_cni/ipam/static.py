@@ -7,11 +7,10 @@ replaces all; `runtimeConfig.ips` replaces all again.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig, CheckFailed
-from meta_cni.cni.result import Address, InterfaceAddress, IPConfig, Result
+from meta_cni.cni.result import Address, InterfaceAddress, IPConfig, Result, address_of
 from meta_cni.ipam import keys
 
 KEYS = ("type", "addresses", "routes", "dns")
@@ -82,7 +81,7 @@ def _from_cni_args(section: Section, texts: tuple[str, ...], gateways: str) -> t
 
 def _gateway(section: Section, text: str) -> Address:
     try:
-        return ip_address(text)
+        return address_of(text)
     except ValueError:
         raise BadConfig(f"{section.where}: CNI_ARGS GATEWAY {text!r}: expected an IP address") from None
 

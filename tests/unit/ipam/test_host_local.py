@@ -246,6 +246,11 @@ BAD = {
         "requested IP 'bogus': expected an IP address$",
     ),
     "a zone": ({}, {"runtimeConfig": {"ips": ["fe80::1%eth0"]}}, "requested IP 'fe80::1%eth0': expected"),
+    "a netmask": (
+        {},
+        {"runtimeConfig": {"ips": ["10.0.0.7/0.0.0.255"]}},
+        "requested IP '10.0.0.7/0.0.0.255'",
+    ),
     "two of a family": (
         {"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "10.5.0.0/24"}]]},
         {"cniVersion": "0.2.0"},

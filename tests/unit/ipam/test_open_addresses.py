@@ -59,6 +59,26 @@ def test_what_an_older_version_allowed_keeps_no_del(tmp_path: Path):
     assert ["lock"] == [each.name for each in (tmp_path / "blue").iterdir()]
 
 
+@pytest.mark.parametrize("plugin_type", ["host-local", "static"])
+def test_what_a_pod_had_asked_for_keeps_no_del(plugin_type: str, tmp_path: Path):
+    """What is released stands in the files; an address that an older version could read is no part of it."""
+    section = {"type": plugin_type, "dataDir": str(tmp_path), "ranges": [[{"subnet": "10.0.0.0/29"}]]}
+    section = section if plugin_type == "host-local" else {"type": "static"}
+    document = {"cniVersion": "1.1.0", "name": "blue", "type": "bridge", "ipam": section}
+    asked = {**document, "runtimeConfig": {"ips": ["10.0.0.2/255.255.255.248"]}}
+    plugin = parse_plugin(json.dumps(asked), "network blue")
+    given = {"container_id": "c1", "interface": "eth0", "cni_args": {}, "deadline_s": 10}
+    (tmp_path / "blue").mkdir()
+    (tmp_path / "blue" / "10.0.0.2").write_bytes(b"c1\r\neth0")
+
+    with pytest.raises(BadConfig, match=r"10\.0\.0\.2/255\.255\.255\.248"):
+        ipam.open_addresses(plugin, environment={"CNI_COMMAND": "ADD"}, **given)
+    ipam.open_addresses(plugin, environment={"CNI_COMMAND": "DEL"}, **given).release()
+
+    held = ["10.0.0.2"] if plugin_type == "static" else ["lock"]
+    assert held == [each.name for each in (tmp_path / "blue").iterdir()]
+
+
 @pytest.mark.parametrize("plugin", [config(), config(type="")], ids=["empty", "no type"])
 def test_without_ipam_there_are_no_addresses(plugin: PluginConfig):
     """Layer 2 only is a configuration, not a mistake."""

@@ -84,6 +84,7 @@ BAD = {
         "the 'address' field is expected to be in CIDR notation, got: ''$",
     ),
     "a zone": ({"addresses": [{"address": "fe80::1%eth0/64"}]}, {}, {}, "got: 'fe80::1%eth0/64'$"),
+    "a netmask": ({"addresses": [{"address": "10.0.0.7/255.255.255.0"}]}, {}, {}, "got: '10.0.0.7/255"),
     "gateway": (
         {"addresses": [{"address": "10.0.0.5/24", "gateway": "x"}]},
         {},
