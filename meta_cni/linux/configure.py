@@ -124,12 +124,18 @@ def routes_of(index: int, result: Result) -> list[Route]:
 
 
 def _next_hop(wanted: ResultRoute, result: Result) -> Address | None:
-    """The route's gateway, else the first one of its family; a route on the link has none."""
+    """
+    The route's gateway, else the first one of its family; a route on the link has none.
+
+    Some plugins tell of no gateway as 0.0.0.0 or ::, which the kernel takes for none.
+    """
     if wanted.gateway is not None or wanted.scope == RT_SCOPE_LINK:
-        return wanted.gateway
-    version = wanted.destination.version
-    gateways = (each.gateway for each in result.ips if each.address.version == version)
-    return next((each for each in gateways if each is not None), None)
+        hop = wanted.gateway
+    else:
+        version = wanted.destination.version
+        gateways = (each.gateway for each in result.ips if each.address.version == version)
+        hop = next((each for each in gateways if each is not None), None)
+    return None if hop is None or hop.is_unspecified else hop
 
 
 def of_the_pod(config: PluginConfig, addresses: Result, *, interface: int = 0) -> Result:
