@@ -265,8 +265,14 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def result(stdout: bytes, version: str, network: str, plugin_type: str) -> Result:
-    """The Result a plugin printed; nothing and `null` are an empty one, as met in the field."""
+def result(
+    stdout: bytes, version: str, network: str, plugin_type: str, *, is_of_addresses: bool = False
+) -> Result:
+    """
+    The Result a plugin printed; nothing and `null` are an empty one, as met in the field.
+
+    Of one that hands out addresses nobody looks at what it says of interfaces.
+    """
     what = _named(network, plugin_type)
     if not stdout.strip():
         return Result()
@@ -276,7 +282,7 @@ def result(stdout: bytes, version: str, network: str, plugin_type: str) -> Resul
         if document is None:
             return Result()
         if isinstance(document, dict):
-            return results.parse(document, version)
+            return results.parse(document, version, is_of_addresses=is_of_addresses)
     except CNIError as error:
         raise DelegateFailed(f"{what}: {error.message}: it printed {shown}") from None
     raise DelegateFailed(f"{what}: expected a CNI Result, got {shown}")

@@ -133,12 +133,13 @@ def _require_prefix_length(text: str) -> None:
         raise ValueError(text)
 
 
-def parse(document: Mapping[str, object], default_version: str) -> Result:
+def parse(document: Mapping[str, object], default_version: str, *, is_of_addresses: bool = False) -> Result:
     """
     Read a Result of any version; raises DecodeFailure naming the key that is wrong.
 
     Without `cniVersion` it is of `default_version`, the configuration's; null and a key that
-    nobody knows are as good as absent, and known keys are found in any case, as in Go.
+    nobody knows are as good as absent, and known keys are found in any case, as in Go. With
+    `is_of_addresses` it is an IPAM's, which has no interfaces: whoever asked for it makes them.
     """
     version = _text(document, "cniVersion", "") or default_version or WHEN_ABSENT
     require_supported(version, what="result")
@@ -146,14 +147,12 @@ def parse(document: Mapping[str, object], default_version: str) -> Result:
     if not at_least(version, "0.3.0"):
         return replace(_from_families(document), dns=dns)
     is_one = at_least(version, "1.0.0")
-    interfaces = tuple(
-        _interface(each, f"interfaces[{index}].", is_one)
-        for index, each in enumerate(_objects(document, "interfaces", ""))
-    )
-    ips = tuple(
-        _ip(each, f"ips[{index}].", len(interfaces))
-        for index, each in enumerate(_objects(document, "ips", ""))
-    )
+    told = [] if is_of_addresses else _objects(document, "interfaces", "")
+    interfaces = tuple(_interface(each, f"interfaces[{index}].", is_one) for index, each in enumerate(told))
+    last = LARGEST_INT if is_of_addresses else len(interfaces)
+    ips = tuple(_ip(each, f"ips[{index}].", last) for index, each in enumerate(_objects(document, "ips", "")))
+    if is_of_addresses:
+        ips = tuple(replace(each, interface=None) for each in ips)
     return Result(interfaces, ips, _routes(document, ""), dns)
 
 

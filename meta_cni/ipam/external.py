@@ -36,7 +36,8 @@ class External:
         """ADD; whatever a failing one left is asked back with a DEL."""
         try:
             printed = self._run("ADD", self.config)
-            return invoke.result(printed, self.config.cni_version, self.config.network, self.config.ipam_type)
+            version, network, name = self.config.cni_version, self.config.network, self.config.ipam_type
+            return invoke.result(printed, version, network, name, is_of_addresses=True)
         except CNIError as error:
             self._take_back(error)
             raise

@@ -208,7 +208,7 @@ def parse(
     """
     options = config.once(_configured)
     if is_new:
-        config.once(_check_gateways)
+        config.once(_check_new)
     requested = () if is_released else _asked(config, cni_args)
     return replace(options, requested=requested) if requested else options
 
@@ -227,8 +227,12 @@ def _configured(config: PluginConfig) -> Options:
     return Options(sets, routes, section.string("resolvConf"), _directory(config, section))
 
 
-def _check_gateways(config: PluginConfig) -> None:
-    ranges.check_gateways(config.once(_configured).sets, _ipam(config).where)
+def _check_new(config: PluginConfig) -> None:
+    """What is refused to an ADD alone: gateways, and what stands beside a subnet that is not there."""
+    section = _ipam(config)
+    ranges.check_gateways(config.once(_configured).sets, section.where)
+    for key in ("rangeStart", "rangeEnd", "gateway"):
+        section.address(key)
 
 
 def _ipam(config: PluginConfig) -> Section:

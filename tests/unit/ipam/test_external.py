@@ -58,6 +58,15 @@ def test_an_executed_ipam_gets_everything_its_caller_got(opened: Open, diary: Pa
     assert not addresses.is_none
 
 
+def test_what_an_ipam_says_of_interfaces_is_not_looked_at(opened: Open):
+    """They are made by whoever asked; the reference plugins set each index anew."""
+    printed = {"cniVersion": "1.1.0", "ips": [{"address": "10.0.0.5/24", "interface": 2}], "interfaces": "x"}
+
+    result = opened(f"echo '{json.dumps(printed)}'").acquire()
+
+    assert ((), [None]) == (result.interfaces, [each.interface for each in result.ips])
+
+
 def test_a_failed_add_is_followed_by_a_del(opened: Open, diary: Path):
     """It may have taken addresses before it failed; the error is the ADD's."""
     fails = """[ $CNI_COMMAND = DEL ] || { echo '{"code":11,"msg":"pool is busy"}'; exit 1; }"""

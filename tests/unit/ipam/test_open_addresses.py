@@ -23,13 +23,16 @@ def path(tmp_path: Path) -> tuple[str, ...]:
     return (str(tmp_path),)
 
 
+RANGES = [[{"subnet": "10.0.0.0/29"}]]
+
+
 def config(**section: object) -> PluginConfig:
     document = {"cniVersion": "1.1.0", "name": "blue", "type": "bridge", "ipam": section}
     return parse_plugin(json.dumps(document), "network blue")
 
 
 def local(**more: object) -> PluginConfig:
-    return config(type="host-local", ranges=[[{"subnet": "10.0.0.0/29"}]], **more)
+    return config(type="host-local", ranges=RANGES, **more)
 
 
 def opened(plugin: PluginConfig, path: tuple[str, ...], policy: str = "auto") -> ipam.Addresses:
@@ -44,15 +47,25 @@ def opened(plugin: PluginConfig, path: tuple[str, ...], policy: str = "auto") ->
     )
 
 
-def test_what_an_older_version_allowed_keeps_no_del(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (
+            {"ranges": [[{"subnet": "10.0.0.0/29", "gateway": "10.9.0.1"}]]},
+            r"gateway 10\.9\.0\.1 not in network 10\.0\.0\.0/29",
+        ),
+        ({"rangeStart": "10.0.0.x"}, 'rangeStart "10.0.0.x": expected an IP address'),
+        ({"gateway": 5}, "gateway 5: expected a string"),
+    ],
+)
+def test_what_an_older_version_allowed_keeps_no_del(more: dict[str, object], text: str, tmp_path: Path):
     """A pod attached before an upgrade must come to its end: its gateway was taken by that ADD."""
-    ranges = [[{"subnet": "10.0.0.0/29", "gateway": "10.9.0.1"}]]
-    plugin = config(type="host-local", dataDir=str(tmp_path), ranges=ranges)
+    plugin = config(type="host-local", dataDir=str(tmp_path), **{"ranges": RANGES, **more})
     given = {"container_id": "c1", "interface": "eth0", "cni_args": {}, "deadline_s": 10}
     (tmp_path / "blue").mkdir()
     (tmp_path / "blue" / "10.0.0.2").write_bytes(b"c1\r\neth0")
 
-    with pytest.raises(BadConfig, match=r"gateway 10\.9\.0\.1 not in network 10\.0\.0\.0/29"):
+    with pytest.raises(BadConfig, match=text):
         ipam.open_addresses(plugin, environment={"CNI_COMMAND": "ADD"}, **given)
     ipam.open_addresses(plugin, environment={"CNI_COMMAND": "DEL"}, **given).release()
 
