@@ -34,7 +34,7 @@ from meta_cni.cni.errors import (
 from meta_cni.cni.request import Request
 from meta_cni.cni.result import Result
 from meta_cni.engine import device_info, devices, execute, status
-from meta_cni.engine.inherited import Asked, Inherited, runtimes_own
+from meta_cni.engine.inherited import Asked, Inherited, of_runtime
 from meta_cni.engine.ledger import Entry, Ledger, Record
 from meta_cni.engine.networks import Networks
 from meta_cni.engine.plan import Choose, Plan, Wanted, build
@@ -436,20 +436,29 @@ class Engine:
             request.container_id, request.interface, request.netns, request.args, self._path(request)
         )
 
-    def _inherited_entry(self, asked: Asked) -> Entry | None:
-        """What Multus attached of a sandbox before us; its plugins are executed, as they were then."""
-        return self.inherited.entry(asked, lambda plugin: self.world.choose(plugin, "exec", "exec").binary)
+    def _found_inherited(self, asked: Asked) -> tuple[Inherited, Entry] | None:
+        """What others attached of a sandbox before us; their plugins are executed, as they were then."""
+        sources = [self.inherited]
+        is_chained = not (self.settings.delegates or self.settings.cluster_network)
+        if asked.interface and not is_chained:  # else the runtime calls the plugins before us itself
+            sources.append(of_runtime(self.settings, asked.interface))
+        for source in sources:
+            entry = source.entry(asked, lambda plugin: self.world.choose(plugin, "exec", "exec").binary)
+            if entry is not None:
+                return source, entry
+        return None
 
     def _undo_inherited(self, asked: Asked) -> tuple[CNIError, ...]:
-        """Undo what Multus attached of a sandbox; what cannot be undone stays in its records."""
-        entry = self._inherited_entry(asked)
-        if entry is None:
+        """Undo what others attached of a sandbox before us; what cannot be undone stays in their records."""
+        found = self._found_inherited(asked)
+        if found is None:
             return ()
-        LOG.info("container %s of %s was attached by Multus: it is detached", entry.container_id, entry.pod)
+        source, entry = found
+        LOG.info("container %s of %s was attached before us: it is detached", entry.container_id, entry.pod)
         with Namespaces(asked.netns) as namespaces:
             _refuse_own(namespaces)
             left, errors = execute.undo(entry.records, self.world.construct, namespaces)
-        self.inherited.forget(asked.container_id, left)
+        source.forget(asked.container_id, left)
         return errors
 
     def _tell_nobody(self, records: tuple[Record, ...]) -> None:
@@ -472,7 +481,9 @@ class Engine:
         """Compare every attachment of the request with what ADD left."""
         with self.ledger.locked(request.container_id, LOCK_WAIT_S), Namespaces(request.netns) as namespaces:
             _refuse_own(namespaces)
-            entry = self.ledger.read(request.container_id) or self._inherited_entry(self._asked(request))
+            entry = self.ledger.read(request.container_id)
+            if entry is None:
+                _, entry = self._found_inherited(self._asked(request)) or (None, None)
             records = entry.of_request(request.interface) if entry else ()
             if not records:
                 raise UnknownContainer(
@@ -571,7 +582,7 @@ class Engine:
         for container_id in self.inherited.container_ids():
             attached = self.inherited.attachments(container_id, "")
             yield from ((container_id, each.interface) for each in attached)
-        for container_id, interface, path in runtimes_own(self.settings):
+        for container_id, interface, path in of_runtime(self.settings).recorded():
             with suppress(BadNetns):  # whatever is there instead, the runtime has not undone it
                 if _is_gone(path):
                     continue

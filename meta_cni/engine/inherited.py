@@ -1,10 +1,13 @@
 """
-Pods that Multus attached before we took its place, by its own records.
+Pods that were attached before we came, by Multus or by the default network's own configuration.
 
 Multus keeps in `<cniDir>/<container id>` the networks of a sandbox in their order, and the libcni in it
 for each attachment that was made `<cniDir>/results/<network>-<container id>-<interface>` with the
 configuration, the arguments and the Result. Together they tell what CHECK and DEL need, so that a node
 changes its meta plugin while its pods live. What those plugins made is theirs: they are executed again.
+
+A runtime's own libcni does the same below /var/lib/cni: there are the pods that the default network's
+plugin attached when it was alone. Their DEL comes to us, by a configuration that they were not attached by.
 
 Nothing here is written by us. The files of an attachment go when it has been undone, as with Multus.
 """
@@ -14,7 +17,7 @@ import binascii
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,11 +82,13 @@ class Asked:
 
 
 class Inherited:
-    """What Multus recorded in one directory."""
+    """What Multus, or a libcni alone, recorded in one directory."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, directory: str = "", interface: str = "") -> None:
+        """`directory` is another one than `cniDir`; of an `interface`, nothing else is looked at."""
         self._settings = settings
-        self._directory = Path(settings.cni_dir)
+        self._directory = Path(directory or settings.cni_dir)
+        self._interface = interface
 
     def container_ids(self) -> list[str]:
         """Every sandbox with an attachment that was made."""
@@ -128,7 +133,7 @@ class Inherited:
         """Remove the records of what has been undone; `left` is still to be. Raises IOFailure."""
         kept = {each.interface for each in left}
         paths = [path for path, each in self._cached(container_id) if each.string("ifName") not in kept]
-        if not left:
+        if not left and not self._interface:
             paths.append(self._directory / container_id)
         for path in paths:
             try:
@@ -204,19 +209,21 @@ class Inherited:
             return []
         except OSError as error:
             raise IOFailure(f"read {self._directory / RESULTS}: {error.strerror}") from None
-        read = ((path, _cached(path)) for path in found)
+        read = ((path, _cached(path, (*OUR_TYPES, self._settings.type))) for path in found)
         whole = [(path, each) for path, each in read if each is not None]
         mine = [each for each in whole if container_id in ("", each[1].string("containerId"))]
-        return sorted(mine, key=lambda each: _age(each[0]))
+        wanted = [each for each in mine if self._interface in ("", each[1].string("ifName"))]
+        return sorted(wanted, key=lambda each: _age(each[0]))
 
 
-def runtimes_own(settings: Settings) -> Iterator[tuple[str, str, str]]:
+def of_runtime(settings: Settings, interface: str = "") -> Inherited:
     """
-    (container id, interface, netns) of what the runtime attached without a meta plugin. Raises IOFailure.
+    What the runtime attached without a meta plugin, by the default network's own configuration.
 
-    Its attachments by us, or by Multus, are left out: they are in the records of those.
+    Its attachments by us, or by Multus, are left out: they are in the records of those. Others of the same
+    sandbox have other interfaces, and are the runtime's own to undo.
     """
-    return Inherited(replace(settings, cni_dir=RUNTIME)).recorded()
+    return Inherited(settings, RUNTIME, interface)
 
 
 def _age(path: Path) -> tuple[int, str]:
@@ -225,11 +232,12 @@ def _age(path: Path) -> tuple[int, str]:
     return 0, path.name
 
 
-def _cached(path: Path) -> Section | None:
+def _cached(path: Path, ours: Collection[str]) -> Section | None:
     """
     A file of libcni's; None for any other.
 
-    A runtime that shares the directory keeps its own attachment there, which is Multus itself, or us.
+    A runtime that shares the directory keeps its own attachment there, which is Multus itself, or us: alone,
+    or behind another plugin.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -243,7 +251,8 @@ def _cached(path: Path) -> Section | None:
         return None
     section = Section(str(path), document)
     config = _config(section, "config")
-    return None if config is not None and config.plugins[0].type in OUR_TYPES else section
+    is_meta = config is not None and any(each.type in ours for each in config.plugins)
+    return None if is_meta else section
 
 
 def _are_texts(document: Mapping[str, Any], keys: tuple[str, ...]) -> bool:

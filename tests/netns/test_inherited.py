@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from meta_cni import cli
 from meta_cni.linux import link
@@ -273,6 +274,80 @@ def test_gc_undoes_pods_whose_namespaces_are_gone(
         each for each in multus.files if "/" in each
     ]
     assert 2 == len(leases(node))
+
+
+class Runtime(Predecessor):
+    """A runtime that attaches a pod by the default network's own configuration: its libcni has a record."""
+
+    @property
+    def directory(self) -> Path:
+        """/var/lib/cni, as far as the test goes."""
+        made = self.node.root / "runtime"
+        made.mkdir(exist_ok=True)
+        return made
+
+
+@pytest.fixture
+def runtime(multus: Predecessor, mocker: MockerFixture) -> Runtime:
+    """The same node, before there was any meta plugin."""
+    made = Runtime(multus.node, multus.reference)
+    mocker.patch("meta_cni.engine.inherited.RUNTIME", str(made.directory))
+    return made
+
+
+def test_a_del_undoes_what_the_default_network_attached_before_us(node: Node, runtime: Runtime):
+    """It comes by our configuration, and was answered with success: the address was nobody's for ever."""
+    runtime.add(default(node), "eth0")
+    runtime.add(second(node), "eth1")  # another network of the runtime's, whose DEL is its own
+    assert ["eth0", "eth1"] == node.pod.links()
+
+    assert ({}, 0) == node.call("CHECK")
+    node.delete()
+
+    assert (["eth1"], ["10.2.0.2"]) == (node.pod.links(), leases(node))
+    assert ["results/media-sandbox-eth1"] == runtime.files
+    node.delete()
+
+
+def test_what_the_default_network_cannot_undo_stays_in_the_runtimes_records(node: Node, runtime: Runtime):
+    """The runtime is told, and comes again."""
+    plugin = node.script("fails", FAILS)
+    runtime.add({"cniVersion": "1.0.0", "name": "failing", "type": "fails"}, "eth0")
+
+    assert "detach eth0 from network failing" in node.fail("DEL")["msg"]
+
+    assert ["results/failing-sandbox-eth0"] == runtime.files
+    Path(f"{plugin}.may").touch()
+    node.delete()
+    assert [] == runtime.files
+
+
+def test_chained_what_is_before_us_is_the_runtimes_to_undo(node: Node, runtime: Runtime):
+    """It was alone in the list when the pod was attached; its own DEL comes behind ours."""
+    runtime.add(default(node), "eth0")
+    node.settings["delegates"] = []
+
+    node.delete()
+
+    assert (["eth0"], ["results/default-sandbox-eth0"]) == (node.pod.links(), runtime.files)
+
+
+@pytest.mark.parametrize("ours", ["meta-cni", "multus-shim", "by-another-name"])
+@pytest.mark.parametrize("plugins", [[], [{"type": "none-like-this"}]])
+def test_the_runtimes_records_of_our_own_attachments_are_not_followed(
+    node: Node, runtime: Runtime, ours: str, plugins: list[dict[str, Any]]
+):
+    """A DEL that comes again, alone or in a chain: we would call ourselves, and the plugins before us."""
+    listed = {"cniVersion": "1.0.0", "name": "node", "plugins": [*plugins, {"type": ours}]}
+    made = {"kind": "cniCacheV1", "containerId": "sandbox", "ifName": "eth0", "config": encoded(listed)}
+    path = runtime.directory / "results" / "node-sandbox-eth0"
+    path.parent.mkdir()
+    path.write_text(json.dumps(made))
+    node.settings["type"] = ours
+
+    node.delete()
+
+    assert ["results/node-sandbox-eth0"] == runtime.files
 
 
 def test_gc_of_a_network_leaves_what_multus_attached_to_it(
