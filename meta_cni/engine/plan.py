@@ -24,6 +24,9 @@ DEFAULT_DESTINATIONS = ("0.0.0.0/0", "::/0")
 GROUP_BASE = 0x6D000000
 """Our links' groups (IFLA_GROUP) are this plus 24 bits; the default group of the kernel is 0."""
 
+SYSCTLS = ("all", "default")
+"""Of net.ipv4.conf and others; the kernel makes no link by these names (sysctl_dev_name_is_allowed())."""
+
 LEGACY_ARGS = {"ips": "IP", "mac": "MAC"}
 """Capability arguments that are also sent by CNI_ARGS, as Multus does."""
 
@@ -194,6 +197,8 @@ def _step(
     requests = selection.requests if selection else {}
     if interface == "lo" and network.config.plugins[0].type != "loopback":
         raise BadConfig(f"{where}: interface lo: every pod has it already: expected another name")
+    if interface in SYSCTLS:
+        raise BadConfig(f"{where}: interface {interface}: a name of sysctls: expected another name")
     warnings = _check_capabilities(requests, network, settings, where)
     device, source, ignored = _device(wanted, where)
     is_info_taken = bool(device) or device_info.CAPABILITY in network.config.capabilities

@@ -350,6 +350,8 @@ ROWS: list[tuple[str, Change, int, str]] = [
     ("name of the default network", networks("one@eth0"), 7, "interface 'eth0'"),
     ("name collides with a numbered one", networks("one@net2,two"), 7, "interface 'net2'"),
     ("name taken in the pod", taken_name, 7, "net1 already exists"),
+    ("name of all sysctls", networks("one@all"), 7, "interface all: a name of sysctls"),
+    ("name of the default sysctls", networks("one,two@default"), 7, "[1] (telco/two): interface default"),
     ("name of the loopback link", networks("one@lo"), 7, "interface lo: every pod has it"),
     ("address outside the ranges", networks([{"name": "one", "ips": ["10.99.0.5"]}]), 7, "10.99.0.5"),
     ("address is the gateway", networks([{"name": "one", "ips": ["10.11.0.1"]}]), 7, "subnet's gateway"),
