@@ -33,6 +33,7 @@ from meta_cni.cni.errors import (
     CNIError,
     IncompatibleVersion,
     IOFailure,
+    NotAvailable,
     join,
 )
 from meta_cni.cni.request import Request
@@ -396,7 +397,10 @@ def status_of(
     """STATUS of one plugin of a network: ours looks itself, an executed one is asked from 1.1.0 on."""
     plugin = parse_plugin(text, f"network {network}")
     policies = [settings.policy_for(network, each) for each in (plugin.type, plugin.ipam_type)]
-    execution = choose(plugin, *policies, path=path)
+    try:
+        execution = choose(plugin, *policies, path=path)
+    except CNIError as error:  # no program, or one that must not run
+        raise NotAvailable(error.message, error.details) from None
     if execution.is_builtin:
         delegates.load(plugin.type).status(plugin)
         ipam.status(

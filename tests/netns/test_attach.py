@@ -468,6 +468,16 @@ def test_status_says_whether_an_add_could_be_served(node: Node):
     assert 50 == node.fail("STATUS")["code"]
 
 
+@pytest.mark.parametrize("more", [{"type": "nowhere"}, {"type": "bridge", "ipam": {"type": "nowhere"}}])
+def test_status_tells_of_a_program_that_is_not_there(node: Node, more: dict[str, object]):
+    """A runtime looks for the code of the specification; it was 101."""
+    node.settings = {"delegates": [{"cniVersion": "1.0.0", "name": "x", **more}]}
+
+    error = node.fail("STATUS")
+
+    assert (50, True) == (error["code"], "find plugin 'nowhere': expected it in" in error["msg"])
+
+
 def test_status_asks_an_executed_plugin(node: Node):
     """From 1.1.0 on; its own code is what the runtime sees."""
     node.script("asked", 'echo \'{"code":51,"msg":"half"}\'; exit 1')
