@@ -65,7 +65,7 @@ class Macvlan:
 
     def delete(self) -> None:
         """Delete the link, then give the addresses back; the master is not needed."""
-        detach(self.attachment)
+        detach(self.attachment, upper.unfinished(self.attachment.interface))
 
     @classmethod
     def status(cls, config: PluginConfig) -> None:

@@ -80,7 +80,7 @@ class Vlan:
 
     def delete(self) -> None:
         """Delete the link, then give the addresses back; the master is not needed."""
-        detach(self.attachment)
+        detach(self.attachment, upper.unfinished(self.attachment.interface))
 
     @classmethod
     def status(cls, config: PluginConfig) -> None:

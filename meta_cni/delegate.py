@@ -72,10 +72,17 @@ def attach(config: PluginConfig, attachment: Attachment, made: Link, addresses: 
     return replace(result, interfaces=(Interface(found.name, found.mac, attachment.netns),))
 
 
-def detach(attachment: Attachment) -> None:
-    """Delete the pod's link, gone or not, then give its addresses back: most delegates' whole delete()."""
+def detach(attachment: Attachment, unfinished: str = "") -> None:
+    """
+    Delete the pod's link, gone or not, then give its addresses back: most delegates' whole delete().
+
+    `unfinished` is what an ADD calls the link before it has its name; of a group it goes with the others.
+    """
     with suppress(NetnsGone):
-        link.remove(attachment.namespaces.pod, attachment.interface)
+        pod = attachment.namespaces.pod
+        if unfinished and not attachment.group:
+            link.remove(pod, unfinished)
+        link.remove(pod, attachment.interface)
     attachment.addresses.release()
 
 

@@ -7,6 +7,7 @@ The master is on the node, or in the pod itself (`linkInContainer`).
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, KernelError, NotAvailable
@@ -79,11 +80,16 @@ class Master:
         except KernelError as error:
             if error.errno != errno.EEXIST or link.find(pod, name):
                 raise
-            temporary = link.random_veth_name()
+            temporary = unfinished(name)
             self._side.request([replace(build(temporary), action=build(name).action)])
             made = link.require(pod, temporary, "link")
             pod.request([link.set_link(made.index, name=name)])
         return link.require(pod, name, "link")
+
+
+def unfinished(name: str) -> str:
+    """What a link is called until it can be renamed: always the same, so that a DEL finds it."""
+    return f"new{sha256(name.encode()).hexdigest()[:8]}"
 
 
 def require(config: PluginConfig, kind: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meta_cni.linux import link
+from meta_cni.linux import link, upper
 from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours
 from tests.netns.conftest import PodNetns
@@ -44,6 +44,19 @@ def test_to_ask_for_a_kind_makes_nothing(kind: str, host: Socket, needs_kind: Ne
 def test_a_kind_that_the_kernel_does_not_know_is_told(host: Socket):
     """Code 50 is better than a pod that fails."""
     assert not link.knows(host, "warp")
+
+
+@pytest.mark.parametrize(("plugin", "keys"), [("ipvlan", {}), ("vlan", {"vlanId": 7}), ("macvlan", {})])
+def test_a_link_that_never_got_its_name_goes(
+    plugin: str, keys: dict[str, Any], pod: PodNetns, host: Socket, needs_kind: Needs, master: link.Link
+):
+    """An ADD was killed before it could rename it; a VLAN would be in use for as long as the pod lives."""
+    needs_kind(plugin)
+    pod.socket.request([link.create_pair(upper.unfinished("eth0"), "other")])
+
+    assert ({}, 0) == ours(plugin, pod)("DEL", config(plugin, master="up0", **keys))
+
+    assert [] == pod.links()
 
 
 @pytest.mark.parametrize(("plugin", "keys"), [("ipvlan", {"mode": "l3s"}), ("vlan", {"vlanId": 7})])
