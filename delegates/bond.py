@@ -10,9 +10,9 @@ the IPAM is kept, and a moved member is back on the node when an ADD fails.
 
 import errno
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import AlreadyAttached, BadConfig, CheckFailed, KernelError, NetnsGone
@@ -172,25 +172,26 @@ class Bond:
         if self.is_in_pod:
             pod.request([link.set_link(each.index, is_up=True) for each in own if not each.master])
             return
-        undo(*(self._moving_out(each) for each in own))
+        undo(*(partial(self._move_out, each) for each in own), self._restore_returned)
 
     def _state_of(self, found: Link) -> re.Match[str] | None:
         """What was noted when this bond's ADD moved a link; None of any other link."""
         noted = MOVED.fullmatch(found.alias)
         return noted if noted and noted["bond"] == self.attachment.interface else None
 
-    def _moving_out(self, inside: Link) -> Callable[[], None]:
-        def move() -> None:
-            namespaces = self.attachment.namespaces
-            with netns.opened_own() as descriptor:
-                moving = link.move(inside.index, descriptor, inside.name, alias=inside.alias)
-                namespaces.pod.request([replace(moving, action=f"move {inside.name} to the node")])
-            self._restore(namespaces.host, link.require(namespaces.host, inside.name, "link"))
-
-        return move
+    def _move_out(self, inside: Link) -> None:
+        with netns.opened_own() as descriptor:
+            moving = link.move(inside.index, descriptor, inside.name, alias=inside.alias)
+            self.attachment.namespaces.pod.request(
+                [replace(moving, action=f"move {inside.name} to the node")]
+            )
 
     def _restore_returned(self) -> None:
-        """Physical links come back by themselves when their namespace ends; all others ended with it."""
+        """
+        Those on the node, be it that another DEL got no further.
+
+        Physical links come back by themselves when their namespace ends; all others ended with it.
+        """
         if not self.is_in_pod:
             host = self.attachment.namespaces.host
             for name in self.links:
@@ -199,11 +200,11 @@ class Bond:
                     self._restore(host, found)
 
     def _restore(self, host: Socket, found: Link) -> None:
-        """Alias and state as they were noted."""
+        """State and then alias as they were noted: as long as the alias tells it, another DEL can do it."""
         noted = self._state_of(found)
         if noted is not None:
-            named = link.rename(found.index, found.name, alias=noted["alias"])
-            host.request([named, link.set_link(found.index, is_up=noted["state"] == "up")])
+            host.request([link.set_link(found.index, is_up=noted["state"] == "up")])
+            host.request([link.set_alias(found.index, noted["alias"])])
 
     @classmethod
     def status(cls, config: PluginConfig) -> None:

@@ -434,6 +434,11 @@ def rename(index: int, name: str, *, alias: str) -> Request:
     return Request(f"rename link {index} to {name}", message, RTM_NEWLINK)
 
 
+def set_alias(index: int, alias: str) -> Request:
+    """Give a link an alias, none when it is empty."""
+    return Request(f"change alias of link {index}", pack.link(_alias(alias), index=index), RTM_NEWLINK)
+
+
 def _alias(text: str) -> bytes:
     """Without NUL: an alias of no length is none."""
     return pack.attribute(IFLA_IFALIAS, text.encode(errors="surrogateescape"))

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
+from delegates.bond import Bond
 from meta_cni.cni.errors import KernelError
 from meta_cni.linux import bond, link, netns
 from meta_cni.linux.netlink import Socket
@@ -108,6 +110,25 @@ def test_members_of_the_node_come_and_go(pod: PodNetns, outside: Socket, needs_k
     assert ({}, 0) == call("DEL", config())
     assert before == seen(outside)
     assert [] == pod.links()
+    assert ({}, 0) == call("DEL", config())
+    assert before == seen(outside)
+
+
+def test_members_that_are_back_get_their_state_by_the_next_del(
+    pod: PodNetns, outside: Socket, needs_kind: Needs, mocker: MockerFixture
+):
+    """They had been moved when the DEL before could do no more."""
+    needs_kind("bond")
+    before = seen(outside)
+    call = ours("bond", pod)
+    assert 0 == call("ADD", config())[1]
+    refused = KernelError("change link m1", errno.ENOBUFS)
+    failing = mocker.patch.object(Bond, "_restore", side_effect=refused)
+
+    answer, code = call("DEL", config())
+    mocker.stop(failing)
+
+    assert (1, "change link m1: No buffer space available") == (code, answer["msg"])
     assert ({}, 0) == call("DEL", config())
     assert before == seen(outside)
 
