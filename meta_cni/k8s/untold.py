@@ -82,7 +82,7 @@ class Untold:
             raise IOFailure(f"remove untold status {path}: {error.strerror}") from None
 
     def read(self) -> list[Status]:
-        """All of them, oldest first; what cannot be read tells nothing, and goes. Raises IOFailure."""
+        """All of them, oldest first; what was not written to its end goes. Raises IOFailure."""
         try:
             paths = sorted(self.directory.iterdir(), key=_age)
         except FileNotFoundError:
@@ -108,7 +108,10 @@ def _read(path: Path) -> Status | None:
         return status
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:  # it says nothing of what is in it
+        LOG.error("read untold status %s: %s: the next daemon reads it", path, error.strerror)
+        return None
+    except (ValueError, TypeError) as error:
         LOG.warning("untold status %s: it is removed: %s", path, error)
     with suppress(OSError):
         path.unlink()

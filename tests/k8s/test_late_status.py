@@ -1,5 +1,6 @@
 """Statuses that an API server could not take: told when it is back, in order, and to nobody else."""
 
+import errno
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from meta_cni.cni.errors import CNIError, IOFailure, TryAgainLater
 from meta_cni.k8s.api_store import ApiStore
@@ -262,6 +264,30 @@ def test_a_file_that_tells_nothing_goes(caplog: pytest.LogCaptureFixture, untold
     assert ["q"] == [each.name for each in found]
     assert "it is removed" in caplog.text
     assert ["sandbox-q:eth0"] == files(untold)
+
+
+def test_a_file_that_cannot_be_read_now_stays(
+    caplog: pytest.LogCaptureFixture, untold: Untold, mocker: MockerFixture
+):
+    """No descriptor was left: it went, and its pod was never told."""
+    untold.put(status("p"))
+    mocker.patch.object(Path, "read_bytes", side_effect=OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+
+    assert [] == untold.read()
+
+    assert "sandbox-p:eth0: Too many open files: the next daemon reads it" in caplog.text
+    mocker.stopall()
+    assert ["p"] == [each.name for each in untold.read()]
+
+
+def test_a_directory_that_cannot_be_read_is_told(untold: Untold, caplog: pytest.LogCaptureFixture):
+    """The daemon serves all the same."""
+    untold.directory.parent.mkdir(parents=True)
+    untold.directory.symlink_to(untold.directory)
+
+    late(Refusing(), untold).start()
+
+    assert f"read {untold.directory}: Too many levels of symbolic links" in caplog.text
 
 
 def test_a_write_that_was_cut_off_goes_too(untold: Untold):
