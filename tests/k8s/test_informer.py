@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from meta_cni.cni.errors import TryAgainLater
 from meta_cni.k8s.access import of_kubeconfig
 from meta_cni.k8s.api_store import ApiStore, Server
 from meta_cni.k8s.cached_store import NODE, CachedStore, Following
 from meta_cni.k8s.informer import Informer, trimmed
-from meta_cni.k8s.store import EVERY, Event, Kind, NotFound, Object, Selector
+from meta_cni.k8s.store import EVERY, Event, Expired, Kind, NotFound, NotServed, Object, Selector
 from tests.k8s.stand_in import StandIn
 
 NAD = Kind.NETWORK_ATTACHMENT_DEFINITION
@@ -233,6 +234,26 @@ def test_a_watch_that_fails_at_once_is_no_hot_loop(watch: Any, told: str):
         source.waits.set()
 
     assert 1 == informer.lists
+
+
+def refused(text: str) -> Iterator[tuple[Sequence[Object], str]]:
+    """A list of what nobody knows."""
+    raise NotServed(text)
+
+
+def test_a_kind_that_was_taken_away_has_no_objects(mocker: MockerFixture):
+    """Its definition went, and its objects with it; a NAD that is made with the next one is a new one."""
+    source = Scripted([Expired("410")])
+    informer = Informer(source, NAD, pauses_s=QUICK_S)
+    first = [source.pages()]
+    mocker.patch.object(
+        source, "pages", side_effect=lambda *_: first.pop() if first else refused("no such kind")
+    )
+    with running(informer):
+        until(lambda: "no such kind" in informer.problem())
+        source.waits.set()
+
+        assert (0, None) == (len(informer), informer.find("telco", "n"))
 
 
 def test_an_older_event_does_not_undo_what_was_learned(store: ApiStore):

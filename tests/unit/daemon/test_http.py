@@ -122,6 +122,20 @@ def test_slow_clients_hold_nobody_up(port: int, mocker: MockerFixture):
                 time.sleep(0.05)
 
 
+def test_a_connection_that_no_thread_is_to_be_had_for_costs_no_place(
+    port: int, caplog: pytest.LogCaptureFixture, mocker: MockerFixture
+):
+    """More often than there are places; then there are threads again."""
+    start = mocker.patch("socketserver.threading.Thread.start", side_effect=RuntimeError("no more threads"))
+    for _ in range(2 * http.AT_ONCE):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(WAIT_S)
+            assert b"" == client.recv(1)
+    mocker.stop(start)
+
+    assert (200, "ok\n") == asked(port, "/healthz")
+
+
 def test_clients_that_send_a_byte_now_and_then_are_given_up(port: int, mocker: MockerFixture):
     """Each byte is in time; all places taken like that would look to the kubelet as if nobody were alive."""
     mocker.patch.object(http, "CONNECTION_S", 0.5)

@@ -207,6 +207,29 @@ def test_relief_that_cannot_be_had_costs_nothing(serve: Serve, path: Path, mocke
     until(lambda: 0 == served.server._relieving)  # one that could be had in the end has nothing to do
 
 
+def test_why_no_call_should_come_here_is_told(serve: Serve, path: Path, mocker):
+    """Of /readyz: a node gets no pods while its daemon takes none on."""
+    starting = Server(path, lambda _: (b"", 0))
+    assert ["starting: another daemon has not ended, or what waits in the spool is done first"] == (
+        starting.problems()
+    )
+    served = serve(workers=1, queue=1, held_up_s=60)
+    until(lambda: not served.server.problems())
+    served.gates["held"] = threading.Event()
+    held = sent(path, "ADD", "held")
+    until(lambda: served.calls)
+    waiting = sent(path, "ADD", "waiting")
+    until(lambda: ["the queue is full: 1 calls are waiting"] == served.server.problems())
+    served.gates["held"].set()
+    assert [0, 0] == [answered(each)[1] for each in (held, waiting)]
+    until(lambda: not served.server.problems())
+
+    mocker.patch("meta_cni.daemon.server.STUCK_S", -1.0)
+    assert ["the reader is stuck"] == served.server.problems()
+    served.server.stop()
+    assert ["stopping: what was taken on is finished"] == served.server.problems()
+
+
 def test_what_does_not_fit_into_the_queue_is_told_at_once(serve: Serve, path: Path):
     """Code 11: the runtime tries again."""
     served = serve(workers=1, queue=2)
