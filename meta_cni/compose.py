@@ -33,6 +33,7 @@ from meta_cni.cni.errors import (
     CNIError,
     IncompatibleVersion,
     IOFailure,
+    NetnsGone,
     NotAvailable,
     join,
 )
@@ -457,12 +458,13 @@ def salvage(
     """
     errors: list[CNIError] = []
     removed: list[str] = []
-    with Namespaces(netns_path) as namespaces, suppress(CNIError):
-        ours = [each for each in link.dump(namespaces.pod) if each.group & 0xFF000000 == GROUP_BASE]
-        for each in ours:
-            link.remove(namespaces.pod, each.name)
-            removed.append(f"link {each.name}")
-    for directory in _data_directories(settings):
+    try:
+        removed.extend(f"link {each}" for each in _salvaged_links(netns_path))
+    except NetnsGone:
+        pass
+    except CNIError as error:
+        errors.append(error)
+    for directory in _data_directories(settings, errors):
         try:
             released = host_local.release_container(directory, container_id, SALVAGE_DEADLINE_S)
             removed.extend(f"address {each}" for each in released)
@@ -476,15 +478,31 @@ def salvage(
     return removed, tuple(errors)
 
 
-def _data_directories(settings: Settings) -> list[Path]:
+def _salvaged_links(netns_path: str) -> list[str]:
+    """Delete the links in a pod that are ours by their group; raises NetnsGone, KernelError."""
+    with Namespaces(netns_path) as namespaces:
+        ours = [each for each in link.dump(namespaces.pod) if each.group & 0xFF000000 == GROUP_BASE]
+        for each in ours:
+            link.remove(namespaces.pod, each.name)
+    return [each.name for each in ours]
+
+
+def _data_directories(settings: Settings, errors: list[CNIError]) -> list[Path]:
     """
     host-local's directory, and any other that the configuration or the ledger names.
 
     The ledger's files are searched as bytes: what is left of a damaged entry still tells.
-    Nothing but files that name the container is removed from any of them.
+    Nothing but files that name the container is removed from any of them. A file that is gone by now was
+    another sandbox's; `errors` gets what could not be read.
     """
     texts = [text.encode() for text in settings.delegates]
-    texts += [path.read_bytes() for path in (Path(settings.cni_dir) / "ledger").rglob("*") if path.is_file()]
+    for path in (Path(settings.cni_dir) / "ledger").rglob("*"):
+        try:
+            texts.append(path.read_bytes())
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        except OSError as error:
+            errors.append(IOFailure(f"read {path}: {error.strerror}"))
     found = {Path(host_local.DATA_DIRECTORY)}
     for text in texts:
         found.update(Path(os.fsdecode(each)) for each in DATA_DIRECTORY.findall(text))

@@ -467,12 +467,20 @@ class Engine:
             self.untold.drop(container_id, request)
 
     def _salvaged(self, request: Request, error: DamagedEntry) -> CNIError:
-        """Undo what can be found without the entry, and report; the next DEL finds no entry."""
-        aside = self.ledger.set_aside(request.container_id)
+        """
+        Undo what can be found without the entry, and report; the next DEL finds no entry.
+
+        Where something could not be looked at, it finds the entry again.
+        """
+        with Namespaces(request.netns) as namespaces:
+            _refuse_own(namespaces)
         removed, errors = self.world.salvage(request.container_id, request.netns)
         found = ", ".join(removed) or "nothing"
+        where = "it stays for the next DEL"
+        if not errors:
+            where = f"it was set aside as {self.ledger.set_aside(request.container_id)}"
         told = UndoFailed(
-            f"{error.message}: it was set aside as {aside}; removed from the kernel and the stores: "
+            f"{error.message}: {where}; removed from the kernel and the stores: "
             f"{found}; what executed plugins had made is not known"
         )
         return join([told, *errors])

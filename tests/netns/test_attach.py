@@ -6,10 +6,12 @@ import shutil
 import sys
 from base64 import b64encode
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pytest_mock import MockerFixture
 
+from meta_cni.cni.errors import TryAgainLater
 from meta_cni.linux import link, netns
 from tests.netns.conftest import Node, PodNetns
 
@@ -337,6 +339,58 @@ def test_directory_that_cannot_be_read_keeps_no_other_from_being_salvaged(node: 
 
     assert (106, True) == (error["code"], "10.244.0.2" in error["msg"])
     assert f"{unreadable}: Not a directory" in error["msg"]
+
+
+def test_what_could_not_be_salvaged_is_looked_for_by_the_next_del(node: Node, mocker):
+    """The entry was set aside before, and the next DEL found nothing to do: the address stayed."""
+    before = node.traces()
+    node.add()
+    entry = node.root / "state" / "ledger" / "sandbox"
+    entry.write_bytes(entry.read_bytes().replace(b"\n", b"", 1))
+    refused = mocker.patch(
+        "meta_cni.compose.host_local.release_container", side_effect=TryAgainLater("lock it: it is held")
+    )
+
+    error = node.fail("DEL")
+
+    assert ("it stays for the next DEL" in error["msg"], "lock it" in error["msg"]) == (True, True)
+    mocker.stop(refused)
+    assert "10.244.0.2" in node.fail("DEL")["msg"]
+    node.delete()
+    shutil.rmtree(node.root / "state" / "ledger" / "damaged")
+    assert before == node.traces()
+
+
+def test_salvaging_beside_another_sandboxs_del(node: Node, mocker):
+    """An entry that goes while it is looked for is no bug, after which nothing would be released."""
+    node.add()
+    ledger = node.root / "state" / "ledger"
+    entry = ledger / "sandbox"
+    entry.write_bytes(entry.read_bytes().replace(b"\n", b"", 1))
+    (ledger / "another").write_text("{}")
+    read = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "another":
+            path.unlink()
+        return read(path)
+
+    mocker.patch.object(Path, "read_bytes", read_bytes)
+
+    error = node.fail("DEL")
+
+    assert (106, True) == (error["code"], "10.244.0.2" in error["msg"])
+
+
+def test_salvaging_in_our_own_namespace_is_refused(node: Node):
+    """As with an entry that is whole."""
+    node.add()
+    entry = node.root / "state" / "ledger" / "sandbox"
+    entry.write_bytes(entry.read_bytes().replace(b"\n", b"", 1))
+
+    assert 8 == node.fail("DEL", CNI_NETNS="/proc/self/ns/net")["code"]
+
+    assert 106 == node.fail("DEL")["code"]
 
 
 def test_gc_of_a_call_that_names_a_container_undoes_every_other_one_as_its_own(node: Node, pod: PodNetns):
