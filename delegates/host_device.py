@@ -132,6 +132,7 @@ class HostDevice:
         """The link in the pod under its new name, down; its alias keeps the old one."""
         namespaces, name = self.attachment.namespaces, self.attachment.interface
         if link.find(namespaces.pod, name) is not None:
+            self._refuse_second()
             raise KernelError(f"move {found.name} to {name} in the pod", errno.EEXIST)
         action = f"move {found.name} to {name} in the pod"
         moving = link.move(found.index, namespaces.pod_fd, name, alias=found.name)

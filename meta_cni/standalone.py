@@ -32,7 +32,7 @@ from meta_cni.cni.request import NAME, Request
 from meta_cni.cni.result import Result
 from meta_cni.configuration import GC_KEYS, valid_attachments
 from meta_cni.delegate import Attachment, BuiltIn
-from meta_cni.linux import device, netns
+from meta_cni.linux import device, link, netns
 from meta_cni.linux.namespaces import Namespaces
 
 DEADLINE_S = 60.0
@@ -50,6 +50,8 @@ REQUIRED = (
     *("device", "hwaddr", "kernelpath"),
 )
 """Those that some delegate cannot do without, or that say what its delete() is to leave alone."""
+MAKING = ("Bridge", "Dummy", "Ipvlan", "Macvlan", "Ptp", "Tap", "Vlan")
+"""Those that make a link of CNI_IFNAME; who moves one there looks by itself what is in its place."""
 NEEDS = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
@@ -137,7 +139,18 @@ def _serve(kind: type[BuiltIn], request: Request, config: PluginConfig) -> Resul
             return None
         addresses = _addresses(request, config)
         delegate = kind(config, _attachment(request, namespaces, addresses))
+        if request.command == "ADD" and kind.__name__ in MAKING:
+            _require_free(namespaces, request, config)
         return _act(delegate, request, config)
+
+
+def _require_free(namespaces: Namespaces, request: Request, config: PluginConfig) -> None:
+    """What has the name is another attachment's, or an ADD's before; undoing this one would take it away."""
+    if link.find(namespaces.pod, request.interface) is not None:
+        raise AlreadyAttached(
+            f"{config.where}: interface {request.interface} already exists in {request.netns}: "
+            "expected a free name, or a DEL first"
+        )
 
 
 def _refuse(kind: type[BuiltIn], config: PluginConfig) -> None:

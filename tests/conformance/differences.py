@@ -36,7 +36,7 @@ INTENDED: tuple[Difference, ...] = (
     Difference(r"-failed\.answer\.(msg|details): ", "", "other words; what both must say is in the scenario"),
     # What a failing ADD leaves.
     Difference(
-        r"\.ADD-failed\.(node\.links\.(br0|veth#\d)|pod\.links\.(eth\d|net1|x0|veth#\?))"
+        r"\.ADD-failed\.(node\.links\.(br0|veth#\d)|pod\.links\.(eth\d|net1|veth#\?))"
         rf"\.is: 'there' -> {GONE}$",
         "",
         "a failing ADD leaves no link",
@@ -66,7 +66,7 @@ INTENDED: tuple[Difference, ...] = (
         "we have the addresses before anything is made; they are given back",
     ),
     Difference(
-        r"^(bridge-(bad-mac|masquerade-unknown-backend|mtu-negative)|"
+        r"^(bridge-(bad-mac|interface-exists|masquerade-unknown-backend|mtu-negative)|"
         r"static-(args-no-prefix|bad-args-gateway|bad-gateway|ips-no-prefix|no-address|no-prefix|"
         r"runtime-no-prefix|two-of-a-family-in-0\.2\.0)|"
         r"host-local-(bad-request|empty-set|end-outside|gateway-outside|host-bits|mixed-families|no-network|"
@@ -432,7 +432,8 @@ INTENDED: tuple[Difference, ...] = (
         "what is wrong is left out, the rest removed",
     ),
     Difference(
-        r"^ptp-(no-gateway|\w+-unknown-backend|mtu-negative) .*\.sysctls\.ipv4/.*forward\w*: '1' -> '0'$",
+        r"^ptp-(no-gateway|interface-exists|\w+-unknown-backend|mtu-negative) "
+        r".*\.sysctls\.ipv4/.*forward\w*: '1' -> '0'$",
         "ptp",
         "nothing is touched for a configuration that is wrong",
     ),

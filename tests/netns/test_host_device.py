@@ -203,6 +203,18 @@ def test_a_wrong_configuration_is_told_before_anything_is_moved(
     assert settled(up0) == settled(link.require(host, "up0", "device"))
 
 
+def test_a_second_device_takes_nobody_s_place(pod: PodNetns, host: Socket, up0: link.Link):
+    """An undo that went by the name would take the first one away from a pod that lives."""
+    host.request([link.create_pair("up1", "sw1")])
+    assert ours("host-device", pod)("ADD", config(device="up0"))[1] == 0
+
+    error, code = ours("host-device", pod)("ADD", config(device="up1"))
+
+    assert (1, 104) == (code, error["code"])
+    assert "up0" == link.require(pod.socket, "eth0", "device").alias
+    assert link.find(host, "up1") is not None
+
+
 NETWORK = (
     "address add 192.0.2.2/24 broadcast 192.0.2.255 dev up0",
     "-6 address add fd00:2::2/64 nodad dev up0",
