@@ -441,12 +441,20 @@ class Engine:
         sources = [self.inherited]
         is_chained = not (self.settings.delegates or self.settings.cluster_network)
         if asked.interface and not is_chained:  # else the runtime calls the plugins before us itself
-            sources.append(of_runtime(self.settings, asked.interface))
+            sources.append(of_runtime(self.settings, asked.interface, self._default_names()))
         for source in sources:
             entry = source.entry(asked, lambda plugin: self.world.choose(plugin, "exec", "exec").binary)
             if entry is not None:
                 return source, entry
         return None
+
+    def _default_names(self) -> frozenset[str]:
+        """What the default networks are called, as far as the node knows it by itself."""
+        try:
+            found = Networks(self.settings, None).defaults(is_system_pod=False)
+        except CNIError:
+            return frozenset()
+        return frozenset(each.config.name for each in found)
 
     def _undo_inherited(self, asked: Asked) -> tuple[CNIError, ...]:
         """Undo what others attached of a sandbox before us; what cannot be undone stays in their records."""

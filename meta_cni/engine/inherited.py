@@ -37,7 +37,7 @@ RESULTS = "results"
 KIND = "cniCacheV1"
 """Of libcni's files, from CNI 0.8 on; those before have the Result alone."""
 OUR_TYPES = ("meta-cni", *MULTUS_TYPES)
-IN_RESULTS = ("containerId", "ifName", "netns", "config")
+IN_RESULTS = ("containerId", "ifName", "netns", "config", "networkName")
 IN_NETWORKS = ("Name", "ifnameRequest", "deviceID", "resourceName", "Bytes")
 """Keys that are texts, where they are there."""
 REQUESTS = {
@@ -84,11 +84,18 @@ class Asked:
 class Inherited:
     """What Multus, or a libcni alone, recorded in one directory."""
 
-    def __init__(self, settings: Settings, directory: str = "", interface: str = "") -> None:
-        """`directory` is another one than `cniDir`; of an `interface`, nothing else is looked at."""
+    def __init__(
+        self, settings: Settings, directory: str = "", interface: str = "", networks: Collection[str] = ()
+    ) -> None:
+        """
+        `directory` is another one than `cniDir`.
+
+        Of an `interface`, nothing else is looked at, and only where it is attached to one of the `networks`.
+        """
         self._settings = settings
         self._directory = Path(directory or settings.cni_dir)
         self._interface = interface
+        self._networks = networks
 
     def container_ids(self) -> list[str]:
         """Every sandbox with an attachment that was made."""
@@ -212,18 +219,23 @@ class Inherited:
         read = ((path, _cached(path, (*OUR_TYPES, self._settings.type))) for path in found)
         whole = [(path, each) for path, each in read if each is not None]
         mine = [each for each in whole if container_id in ("", each[1].string("containerId"))]
-        wanted = [each for each in mine if self._interface in ("", each[1].string("ifName"))]
+        wanted = [each for each in mine if not self._interface or self._is_asked(each[1])]
         return sorted(wanted, key=lambda each: _age(each[0]))
 
+    def _is_asked(self, cached: Section) -> bool:
+        interface, network = cached.string("ifName"), cached.string("networkName")
+        return interface == self._interface and network in self._networks
 
-def of_runtime(settings: Settings, interface: str = "") -> Inherited:
+
+def of_runtime(settings: Settings, interface: str = "", networks: Collection[str] = ()) -> Inherited:
     """
     What the runtime attached without a meta plugin, by the default network's own configuration.
 
     Its attachments by us, or by Multus, are left out: they are in the records of those. Others of the same
-    sandbox have other interfaces, and are the runtime's own to undo.
+    sandbox have other interfaces, and are the runtime's own to undo. `networks` are the default ones of now:
+    of one that was there before them, the plugins may be gone.
     """
-    return Inherited(settings, RUNTIME, interface)
+    return Inherited(settings, RUNTIME, interface, networks)
 
 
 def _age(path: Path) -> tuple[int, str]:

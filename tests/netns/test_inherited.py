@@ -297,6 +297,7 @@ def runtime(multus: Predecessor, mocker: MockerFixture) -> Runtime:
 
 def test_a_del_undoes_what_the_default_network_attached_before_us(node: Node, runtime: Runtime):
     """It comes by our configuration, and was answered with success: the address was nobody's for ever."""
+    node.settings["delegates"] = [default(node)]
     runtime.add(default(node), "eth0")
     runtime.add(second(node), "eth1")  # another network of the runtime's, whose DEL is its own
     assert ["eth0", "eth1"] == node.pod.links()
@@ -312,7 +313,9 @@ def test_a_del_undoes_what_the_default_network_attached_before_us(node: Node, ru
 def test_what_the_default_network_cannot_undo_stays_in_the_runtimes_records(node: Node, runtime: Runtime):
     """The runtime is told, and comes again."""
     plugin = node.script("fails", FAILS)
-    runtime.add({"cniVersion": "1.0.0", "name": "failing", "type": "fails"}, "eth0")
+    network = {"cniVersion": "1.0.0", "name": "failing", "type": "fails"}
+    node.settings["delegates"] = [network]
+    runtime.add(network, "eth0")
 
     assert "detach eth0 from network failing" in node.fail("DEL")["msg"]
 
@@ -320,6 +323,19 @@ def test_what_the_default_network_cannot_undo_stays_in_the_runtimes_records(node
     Path(f"{plugin}.may").touch()
     node.delete()
     assert [] == runtime.files
+
+
+@pytest.mark.parametrize("more", [{}, {"delegates": [], "clusterNetwork": "nowhere"}])
+def test_a_default_network_of_before_hinders_no_del(node: Node, runtime: Runtime, more: dict[str, Any]):
+    """Another one is it now; the plugins of the old one may have gone with it, and nobody would call them."""
+    plugin = node.script("mine", 'echo "{\\"cniVersion\\": \\"1.0.0\\"}"')
+    runtime.add({"cniVersion": "1.0.0", "name": "mine", "type": "mine"}, "eth0")
+    plugin.unlink()
+    node.settings |= more
+
+    node.delete()
+
+    assert ["results/mine-sandbox-eth0"] == runtime.files
 
 
 def test_chained_what_is_before_us_is_the_runtimes_to_undo(node: Node, runtime: Runtime):
@@ -339,11 +355,12 @@ def test_the_runtimes_records_of_our_own_attachments_are_not_followed(
 ):
     """A DEL that comes again, alone or in a chain: we would call ourselves, and the plugins before us."""
     listed = {"cniVersion": "1.0.0", "name": "node", "plugins": [*plugins, {"type": ours}]}
-    made = {"kind": "cniCacheV1", "containerId": "sandbox", "ifName": "eth0", "config": encoded(listed)}
+    made = {"kind": "cniCacheV1", "containerId": "sandbox", "ifName": "eth0", "networkName": "node"}
+    made |= {"config": encoded(listed)}
     path = runtime.directory / "results" / "node-sandbox-eth0"
     path.parent.mkdir()
     path.write_text(json.dumps(made))
-    node.settings["type"] = ours
+    node.settings |= {"type": ours, "delegates": [node.bridge("node", 99)]}
 
     node.delete()
 
