@@ -270,9 +270,10 @@ class Bridge:
             if each.gateway is not None
         ]
         present = [each.address for each in address.dump(self.attachment.namespaces.host, gateway.index)]
+        others = [each for each in present if each not in wanted]
         for each in dict.fromkeys(wanted):
             if each not in present:
-                self._put_address(gateway, each, present)
+                self._put_address(gateway, each, others)
         if not self.vlan and bridge.mac == NO_MAC:  # that of its first port
             host = self.attachment.namespaces.host
             host.request(self._keep_mac(link.require(host, bridge.name, "bridge")))
@@ -304,11 +305,15 @@ class Bridge:
             sysctl.refuse_advertisements(end.name)
         return found
 
-    def _put_address(self, gateway: Link, wanted: InterfaceAddress, present: list[InterfaceAddress]) -> None:
-        """One address on the gateway; another IPv4 one, or an overlapping IPv6 one, is in the way."""
+    def _put_address(self, gateway: Link, wanted: InterfaceAddress, others: list[InterfaceAddress]) -> None:
+        """
+        One address on the gateway; another IPv4 one, or an overlapping IPv6 one, is in the way.
+
+        What is taken away of the others is taken from the list, too.
+        """
         host = self.attachment.namespaces.host
         batch = []
-        for each in present:
+        for each in tuple(others):
             is_other_family = each.version != wanted.version or each.ip.is_link_local
             if is_other_family or (wanted.version == 6 and not each.network.overlaps(wanted.network)):
                 continue
@@ -318,6 +323,7 @@ class Bridge:
                     f"{wanted}: expected forceAddress true, or the same gateway"
                 )
             batch.append(address.delete(gateway.index, each))
+            others.remove(each)
         added = address.add(gateway.index, wanted, is_nodad=not self.is_dad)
         host.request([*batch, replace(added, tolerate=THERE)])
 

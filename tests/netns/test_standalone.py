@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,24 @@ def test_layer_2_works_through_every_verb(pod: PodNetns, host: Socket):
     assert [] == pod.links()
 
 
+def test_a_bridge_is_the_gateway_of_each_network_of_a_pod(pod: PodNetns, host: Socket):
+    """What is wanted is not in the way of what else is wanted; the reference keeps the last one."""
+    host.request([link.create_bridge("brs")])
+    index = link.require(host, "brs", "bridge").index
+    host.request([address.add(index, ip_interface(each)) for each in ("10.9.0.1/24", "10.1.0.1/24")])
+    addresses = [{"address": each} for each in ("10.1.0.5/24", "10.2.0.5/24", "10.3.0.5/24")]
+    given = {"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "brs", "isGateway": True}
+    given["ipam"] = {"type": "static", "addresses": addresses}
+
+    refused, code = ours("bridge", pod)("ADD", given)
+    result, forced = ours("bridge", pod)("ADD", {**given, "forceAddress": True})
+
+    assert (1, 7, 0) == (code, refused["code"], forced), result
+    assert "expected forceAddress true" in refused["msg"]
+    present = {str(each.address) for each in address.dump(host, index) if each.address.version == 4}
+    assert {"10.1.0.1/24", "10.2.0.1/24", "10.3.0.1/24"} == present
+
+
 def test_failing_add_leaves_nothing(pod: PodNetns, host: Socket, tmp_path: Path):
     """The reference leaves the link of a macvlan whose addresses cannot be had."""
     given = config(tmp_path, "1.0.0", type="bridge", bridge="brs")
@@ -345,7 +364,6 @@ def test_conflicting_gateway_address_needs_force(pod: PodNetns, host: Socket, tm
     call = ours("bridge", pod)
     host.request([link.create_bridge("brs")])
     index = link.require(host, "brs", "bridge").index
-    from ipaddress import ip_interface
 
     host.request([address.add(index, ip_interface("192.0.2.1/24"))])
     given = config(tmp_path, "1.0.0", type="bridge", bridge="brs", isGateway=True)
