@@ -31,6 +31,8 @@ ROOT = Path(__file__).parent.parent.parent
 DIRECTORIES = ("tests/netns", "tests/conformance")
 PYTEST = ("-m", "pytest", "-p", "tests.guest.report", "-p", "no:cacheprovider")
 TIMEOUT_S = 2400
+PASSED_ON = ("FAULTS",)
+"""Of this environment to the guest's."""
 HANGS_S = 300
 """A test that takes longer has its stacks printed."""
 RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
@@ -115,6 +117,7 @@ def task(of: Boot, lines: Iterable[str], tests: Iterable[str]) -> str:
         "PATH": SYSTEM_PATH,
         report.FILE: f"{SHARE}/report",
         boots.VARIABLE: of.name,
+        **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
     }
     options = ("--basetemp=/dev/shm/pytest", f"-ofaulthandler_timeout={HANGS_S}", f"@{SHARE}/tests")
     return "\n".join(

@@ -344,6 +344,19 @@ class Worker:
             ]
         )
 
+    def set_up_again(self, device: str, number: int) -> None:
+        """The same of a device that may have been in a pod."""
+        found = link.require(self.host, device, "veth")
+        batch = [rule.delete(each) for each in self._rules_of_devices(TABLE_OF_DEVICES + number)]
+        had = [each.address for each in address.dump(self.host, found.index) if each.address.version == 4]
+        batch += [address.delete(found.index, each) for each in had]
+        self.host.request([*batch, link.set_link(found.index, is_up=True)])
+        self.set_up(device, number)
+
+    def _rules_of_devices(self, table: int = 0) -> list[Rule]:
+        found = rule.dump(self.host)
+        return [each for each in found if each.protocol == RTPROT_OF_DEVICES and table in (0, each.table)]
+
     def pod(self, number: int = 0) -> PodNetns:
         """A pod's namespace: one that is there, or a new one."""
         while len(self.pods) <= number:
@@ -366,8 +379,7 @@ class Worker:
             batch = [link.set_group(each.index, PASSING_GROUP) for each in passing]
             self.host.request([replace(each, tolerate=LOST) for each in batch])
             self.host.request([link.delete_group(PASSING_GROUP)])
-        of_devices = [each for each in rule.dump(self.host) if each.protocol == RTPROT_OF_DEVICES]
-        self.host.request([rule.delete(each) for each in of_devices])
+        self.host.request([rule.delete(each) for each in self._rules_of_devices()])
 
     def left(self, files: Callable[[], set[str]]) -> list[str]:
         """What is on the node or in a pod that was not before."""
