@@ -204,27 +204,33 @@ def parse(
     Check an ipam section of type host-local; raises BadConfig. Nothing is read or touched.
 
     A gateway outside of its network (the reference refuses it since 1.10.0) keeps no DEL, nor does
-    an address that was asked for: who releases needs none.
+    a route or an address that was asked for: who releases needs none.
     """
     options = config.once(_configured)
     if is_new:
         config.once(_check_new)
-    requested = () if is_released else _asked(config, cni_args)
-    return replace(options, requested=requested) if requested else options
+    if is_released:
+        return options
+    routes, requested = config.once(_routes), _asked(config, cni_args)
+    return replace(options, routes=routes, requested=requested) if routes or requested else options
 
 
 def _configured(config: PluginConfig) -> Options:
     """What is the same for every pod of a network."""
     section = _ipam(config)
     runtime = config.section.section("runtimeConfig")
-    sets, routes = _fixed(section.where, config.raw.text_of("ipam") or "")
+    sets = _fixed_sets(section.where, config.raw.text_of("ipam") or "")
     if runtime is not None and runtime.value("ipRanges") is not None:
         sets = (*ranges.parse_list(runtime, "ipRanges"), *sets)
         ranges.check_sets(sets, section.where)
     if not sets:
         raise BadConfig(f"{section.where}: no IP ranges specified: expected ranges, a list of range sets")
     keys.require_one_per_family(config, (each[0].subnet.version for each in sets))
-    return Options(sets, routes, section.string("resolvConf"), _directory(config, section))
+    return Options(sets, (), section.string("resolvConf"), _directory(config, section))
+
+
+def _routes(config: PluginConfig) -> tuple[Route, ...]:
+    return _fixed_routes(_ipam(config).where, config.raw.text_of("ipam") or "")
 
 
 def _check_new(config: PluginConfig) -> None:
@@ -242,12 +248,17 @@ def _ipam(config: PluginConfig) -> Section:
 
 
 @lru_cache(maxsize=256)
-def _fixed(where: str, text: str) -> tuple[tuple[RangeSet, ...], tuple[Route, ...]]:
-    """Ranges and routes in the JSON text of an ipam section: the same for every pod of a network."""
-    section = Section(where, RawObject.parse(text, where).values())
-    sets = ranges.parse_sets(section)
+def _fixed_sets(where: str, text: str) -> tuple[RangeSet, ...]:
+    """The ranges in the JSON text of an ipam section: the same for every pod of a network."""
+    sets = ranges.parse_sets(Section(where, RawObject.parse(text, where).values()))
     ranges.check_sets(sets, where)
-    return sets, section.routes("routes")
+    return sets
+
+
+@lru_cache(maxsize=256)
+def _fixed_routes(where: str, text: str) -> tuple[Route, ...]:
+    """Its routes."""
+    return Section(where, RawObject.parse(text, where).values()).routes("routes")
 
 
 def _directory(config: PluginConfig, section: Section) -> Path:

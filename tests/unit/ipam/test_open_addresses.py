@@ -56,6 +56,7 @@ def opened(plugin: PluginConfig, path: tuple[str, ...], policy: str = "auto") ->
         ),
         ({"rangeStart": "10.0.0.x"}, 'rangeStart "10.0.0.x": expected an IP address'),
         ({"gateway": 5}, "gateway 5: expected a string"),
+        ({"routes": [{"dst": "10.9.0.0/16", "mtu": -1}]}, r"routes\[0\]: mtu -1: expected a whole number"),
     ],
 )
 def test_what_an_older_version_allowed_keeps_no_del(more: dict[str, object], text: str, tmp_path: Path):
