@@ -7,6 +7,7 @@ milliseconds as the runtime sees them, from the start of its process to the end.
 
 import json
 import os
+import platform
 import ssl
 import statistics
 import subprocess
@@ -320,4 +321,6 @@ class Api:
 
 def machine() -> dict[str, Any]:
     """Where it was measured."""
-    return {"kernel": os.uname().release, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+    load = round(os.getloadavg()[0], 2)
+    python = platform.python_version()
+    return {"kernel": os.uname().release, "python": python, "cores": os.cpu_count(), "load": load}

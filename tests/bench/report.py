@@ -150,7 +150,9 @@ def ratio(value: float, is_fraction: bool) -> str:
 
 def _about(d: Document) -> Iterator[str]:
     peers = ", ".join(f"{name} {version}" for name, version in d["peers"].items())
-    yield f"Linux {d['machine']['kernel']}, {d['machine']['cores']} cores; {peers}; milliseconds, medians"
+    machine = d["machine"]
+    what = f"Linux {machine['kernel']}, {machine['cores']} cores, Python {machine['python']}"
+    yield f"{what}; {peers}; milliseconds, medians"
 
 
 def _aims(d: Document) -> Iterator[str]:

@@ -27,7 +27,7 @@ def document() -> dict[str, Any]:
     interfaces = {f"{each}/{n}": {"p50": float(n), "p99": 9.0} for each in whose for n in (1, 2, 4, 8)}
     every = [f"ours/{each}/{verb}" for each in (*TYPES, *CHAINED) for verb in VERBS]
     return {
-        "machine": {"kernel": "6.18", "cores": 2},
+        "machine": {"kernel": "6.18", "python": "3.11.2", "cores": 2},
         "peers": {"reference plugins": "v1.9.1"},
         "programs": samples("empty static program", "shim, no daemon", "shim, daemon answers at once"),
         "interfaces": interfaces,
