@@ -21,10 +21,10 @@ def names(socket: Socket) -> set[str]:
 def test_the_kernel_s_own_explanation_reaches_the_error(host: Socket):
     """The mere "Numerical result out of range" helps nobody."""
     with pytest.raises(KernelError) as raised:
-        link.find(host, "x" * 16)
+        host.request([link.create_bridge("x" * 16)])
 
     expected = "Attribute failed policy validation: Numerical result out of range"
-    assert f"look up link {'x' * 16}: {expected}" == raised.value.message
+    assert f"create bridge {'x' * 16}: {expected}" == raised.value.message
     assert errno.ERANGE == raised.value.errno
 
 
