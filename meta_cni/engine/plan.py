@@ -195,10 +195,7 @@ def _step(
     network, selection = wanted.network, wanted.selection
     where = f"{selection.where} ({network.reference})" if selection else network.where
     requests = selection.requests if selection else {}
-    if interface == "lo" and network.config.plugins[0].type != "loopback":
-        raise BadConfig(f"{where}: interface lo: every pod has it already: expected another name")
-    if interface in SYSCTLS:
-        raise BadConfig(f"{where}: interface {interface}: a name of sysctls: expected another name")
+    _check_interface(interface, network, where)
     warnings = _check_capabilities(requests, network, settings, where)
     device, source, ignored = _device(wanted, where)
     is_info_taken = bool(device) or device_info.CAPABILITY in network.config.capabilities
@@ -206,25 +203,13 @@ def _step(
     offered: dict[str, object] = {**runtime_config, **requests}
     offered.update({"deviceID": device} if device else {})
     offered.update({device_info.CAPABILITY: info} if info else {})
-    executions: list[Execution] = []
-    errors: list[CNIError] = []
-    for plugin in network.config.plugins:
-        try:
-            ready = _execution_config(plugin, offered, selection, device)
-            policy = settings.policy_for(network.reference, plugin.type)
-            ipam_policy = settings.policy_for(network.reference, plugin.ipam_type)
-            executions.append(choose(ready, policy, ipam_policy))
-        except CNIError as error:
-            errors.append(error)
-    if errors:
-        raise join(errors)
     return Step(
         network=network.reference,
         interface=interface,
         is_default=is_default,
         config_name=network.config.name,
         cni_version=network.config.cni_version,
-        executions=tuple(executions),
+        executions=_executions(wanted, offered, device, settings, choose),
         where=where,
         cni_args=_cni_args(request, requests),
         deadline_s=settings.timeout_for(network.reference),
@@ -237,6 +222,35 @@ def _step(
         default_route=selection.default_route if selection else None,
         warnings=(*network.config.warnings, *warnings, *ignored, *_claim(selection, where)),
     )
+
+
+def _executions(
+    wanted: Wanted, offered: Mapping[str, object], device: str, settings: Settings, choose: Choose
+) -> tuple[Execution, ...]:
+    """What runs each plugin, with its own configuration; raises all that is wrong with them."""
+    network = wanted.network
+    executions: list[Execution] = []
+    errors: list[CNIError] = []
+    for plugin in network.config.plugins:
+        try:
+            ready = _execution_config(plugin, offered, wanted.selection, device)
+            policies = [
+                settings.policy_for(network.reference, each) for each in (plugin.type, plugin.ipam_type)
+            ]
+            executions.append(choose(ready, *policies))
+        except CNIError as error:
+            errors.append(error)
+    if errors:
+        raise join(errors)
+    return tuple(executions)
+
+
+def _check_interface(interface: str, network: Network, where: str) -> None:
+    """Names that no link of a pod can be made with."""
+    if interface == "lo" and network.config.plugins[0].type != "loopback":
+        raise BadConfig(f"{where}: interface lo: every pod has it already: expected another name")
+    if interface in SYSCTLS:
+        raise BadConfig(f"{where}: interface {interface}: a name of sysctls: expected another name")
 
 
 def _check_capabilities(
