@@ -1,9 +1,9 @@
 """
 The boots of the guest, and which tests run in which: a test's markers say it.
 
-They are few, for the start of Python and of pytest alone takes half a minute there; and they run
-side by side. Where virtual functions are, the node is the guest's own namespace: that is where the
-kernel puts a function whose namespace has vanished.
+What is marked native as well stays out. The boots are few, for the start of Python and of pytest
+alone takes half a minute there; and they run side by side. Where virtual functions are, the node is
+the guest's own namespace: that is where the kernel puts a function whose namespace has vanished.
 """
 
 import os

@@ -55,7 +55,8 @@ def collect() -> dict[str, Boot]:
     with tempfile.NamedTemporaryFile("r") as told:
         environment = {**os.environ, report.FILE: told.name}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        command = [sys.executable, *PYTEST, "--collect-only", "-q", "-m", " or ".join(boots.MARKERS)]
+        marked = f"({' or '.join(boots.MARKERS)}) and not native"
+        command = [sys.executable, *PYTEST, "--collect-only", "-q", "-m", marked]
         done = subprocess.run(
             [*command, *DIRECTORIES], cwd=ROOT, env=environment, capture_output=True, text=True
         )

@@ -121,7 +121,7 @@ def test_with_masquerade_a_pod_is_seen_as_the_node(
 
 
 @each_backend
-@pytest.mark.parametrize("gone", ["link", "namespace", "both"])
+@pytest.mark.parametrize("gone", ["link", pytest.param("namespace", marks=pytest.mark.native), "both"])
 def test_del_removes_the_masquerade_when_the_link_went_first(
     packet_filters: Rules, pod: PodNetns, host: Socket, tmp_path: Path, backend: str, gone: str
 ):

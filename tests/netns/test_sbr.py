@@ -313,7 +313,7 @@ def by_processes(pod: PodNetns, results: dict[str, dict[str, Any]]) -> list[int]
     return [each.returncode for each in processes]
 
 
-@pytest.mark.parametrize("add_all", [by_threads, by_processes])
+@pytest.mark.parametrize("add_all", [by_threads, pytest.param(by_processes, marks=pytest.mark.native)])
 def test_interfaces_that_are_set_up_at_once_have_different_tables(
     pod: PodNetns, host: Socket, add_all: Callable[[PodNetns, dict[str, dict[str, Any]]], list[int]]
 ):

@@ -442,8 +442,18 @@ def made(card_names: list[str]) -> dict[str, tuple[list[str], object]]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def binary() -> str:
+    """sriov-cni, which is skipped by its name where it could not be built: before a card is touched."""
+    found = next((f"{each}/sriov" for each in BINARIES if os.access(f"{each}/sriov", os.X_OK)), None)
+    if found is None:
+        pytest.skip("no reference plugin sriov")
+    return found
+
+
 @pytest.fixture
 def cards(
+    binary: str,
     request: pytest.FixtureRequest,
     card_names: list[str],
     host: Socket,
@@ -463,23 +473,21 @@ def cards(
 
 @pytest.fixture
 def sides(
+    binary: str,
     cards: list[Card],
     made: dict[str, tuple[list[str], object]],
     pods: Callable[[str], PodNetns],
     node_fd: int,
     tmp_path: Path,
 ) -> Iterator[tuple[Side, Side]]:
-    """sriov-cni, which is skipped by its name where it could not be built, and ours."""
-    binary = next((each for each in BINARIES if os.access(f"{each}/sriov", os.X_OK)), None)
-    if binary is None:
-        pytest.skip("no reference plugin sriov")
+    """sriov-cni, and ours."""
     shutil.rmtree(DIRECTORY, ignore_errors=True)
     found = []
     for name, each in zip(("theirs", "ours"), cards, strict=True):
         pod, (own,) = pods(name), made[each.name][0]
         path = ":".join(BINARIES)
         variables = {"CNI_IFNAME": INTERFACE, "CNI_PATH": path}
-        call = theirs(f"{binary}/sriov", pod, **variables)
+        call = theirs(binary, pod, **variables)
         if name == "ours":
             call = ours("sriov", pod, **variables)
         of_node = each.link_of(own)
