@@ -18,7 +18,7 @@ from tests.netns.trials import EVERY, Daemon, Place, Plugin, Scenario, Trial, ho
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
-MOST = {"ADD": 2, "DEL": 2, "CHECK": 1}
+MOST = {"ADD": 2, "DEL": 1, "CHECK": 1}
 KINDS = ("ipvlan", "vlan", "vrf", "dummy", "bond", features.VLAN_FILTERING)
 MACVLAN = {"type": "macvlan", "master": drawing.MASTER}
 BOND = {"type": "bond", "mode": "active-backup", "miimon": "100", "failOverMac": 1}

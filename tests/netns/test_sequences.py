@@ -17,9 +17,9 @@ SEQUENCES = int(os.environ.get("SEQUENCES", "100"))
 """How many there are; `make sequences` runs 10 000."""
 SEED = os.environ.get("SEQUENCE_SEED", "")
 """The only one to run, as a failure names it."""
-WORKERS = 2 if KERNEL.is_running else 3 * (os.cpu_count() or 1)
+WORKERS = 1 if KERNEL.is_running else 3 * (os.cpu_count() or 1)
 """Most of the time a sequence waits for the kernel; an emulated processor is slow to start Python."""
-A_FEW = 20 if KERNEL.is_running else 6
+A_FEW = 15 if KERNEL.is_running else 6
 """The guest has links of more kinds to draw from."""
 PROGRAM = (sys.executable, "-m", "tests.netns.sequences")
 TOP = Path(__file__).parents[2]
