@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable, ProgramFailed
 from meta_cni.cni.request import interface_name_problem
-from meta_cni.cni.result import Interface, InterfaceAddress, IPConfig, Result, Route
+from meta_cni.cni.result import Address, Interface, InterfaceAddress, IPConfig, Result, Route
 from meta_cni.delegate import Attachment, Valid, detach, requested_mac, undo, unimplemented
 from meta_cni.linux import address, configure, link, masquerade, spoof, sysctl, vlan
 from meta_cni.linux.address import interface_address
@@ -157,8 +157,7 @@ class Bridge:
         if self.is_spoof_checked:  # before the pod's end is up
             made = link.require(self.attachment.namespaces.pod, self.attachment.interface, "veth")
             spoof.setup(self.guarded, host_name, made.mac)
-        ips = tuple(IPConfig(each.address, each.gateway, POD) for each in addresses.ips)
-        addresses = replace(addresses, ips=ips)
+        ips = addresses.ips
         pod_end = configure.configure(
             self.attachment.namespaces,
             Link(pod_index, self.attachment.interface),
@@ -211,7 +210,7 @@ class Bridge:
             *([Interface(gateway.name, gateway.mac)] if gateway and self.vlan else []),
         )
         dns = configure.dns_over(self.config, addresses.dns)
-        return replace(addresses, interfaces=interfaces, dns=dns)
+        return Result(interfaces, addresses.ips, addresses.routes, dns)
 
     def _bridge(self) -> Link:
         """The bridge, made when it is missing, and up."""
@@ -241,39 +240,31 @@ class Bridge:
 
     def _with_gateways(self, addresses: Result) -> Result:
         """Missing gateways and default routes, as isGateway and isDefaultGateway want them."""
-        if not self.is_gateway:
-            return configure.with_gateways(addresses)
-        ips = tuple(
-            replace(each, gateway=each.gateway or each.address.network.network_address + 1)
-            for each in addresses.ips
+        ips = tuple(IPConfig(each.address, self._gateway_of(each), POD) for each in addresses.ips)
+        routes = (
+            self._with_default_routes(addresses.routes, ips) if self.is_default_gateway else addresses.routes
         )
-        addresses = replace(addresses, ips=ips)
-        return configure.with_gateways(self._with_default_routes(addresses))
+        return configure.with_gateways(Result(ips=ips, routes=routes, dns=addresses.dns))
 
-    def _with_default_routes(self, addresses: Result) -> Result:
-        if not self.is_default_gateway:
-            return addresses
-        routes = list(addresses.routes)
+    def _gateway_of(self, address: IPConfig) -> Address | None:
+        if address.gateway is None and self.is_gateway:
+            return address.address.network.network_address + 1
+        return address.gateway
+
+    def _with_default_routes(self, routes: tuple[Route, ...], ips: tuple[IPConfig, ...]) -> tuple[Route, ...]:
         for family, destination in ANYWHERE.items():
-            gateways = [each.gateway for each in addresses.ips if each.address.version == family]
+            gateways = [each.gateway for each in ips if each.address.version == family]
             has_one = any(each.is_default and each.destination.version == family for each in routes)
             if gateways and not has_one:
-                routes.append(Route(destination, gateways[0]))
-        return replace(addresses, routes=tuple(routes))
+                routes = (*routes, Route(destination, gateways[0]))
+        return routes
 
     def _be_gateway(self, bridge: Link, ips: tuple[IPConfig, ...]) -> Link:
         """The gateway addresses on the bridge, or on the VLAN's link into it, and forwarding."""
         gateway = self._vlan_gateway(bridge) if self.vlan else bridge
-        wanted = [
-            interface_address(each.gateway, each.address.network.prefixlen)
-            for each in ips
-            if each.gateway is not None
-        ]
-        present = [each.address for each in address.dump(self.attachment.namespaces.host, gateway.index)]
-        others = [each for each in present if each not in wanted]
-        for each in dict.fromkeys(wanted):
-            if each not in present:
-                self._put_address(gateway, each, others)
+        wanted = [(each.gateway, each.address.network.prefixlen) for each in ips if each.gateway is not None]
+        if not address.are_there(self.attachment.namespaces.host, gateway.index, wanted):
+            self._put_addresses(gateway, [interface_address(*each) for each in wanted])
         if not self.vlan and bridge.mac == NO_MAC:  # that of its first port
             host = self.attachment.namespaces.host
             host.request(self._keep_mac(link.require(host, bridge.name, "bridge")))
@@ -304,6 +295,14 @@ class Bridge:
             host.request([*batch, *(link.set_link(each.index, is_up=True) for each in (end, found))])
             sysctl.refuse_advertisements(end.name)
         return found
+
+    def _put_addresses(self, gateway: Link, wanted: list[InterfaceAddress]) -> None:
+        """Those that the gateway has not got yet."""
+        present = [each.address for each in address.dump(self.attachment.namespaces.host, gateway.index)]
+        others = [each for each in present if each not in wanted]
+        for each in dict.fromkeys(wanted):
+            if each not in present:
+                self._put_address(gateway, each, others)
 
     def _put_address(self, gateway: Link, wanted: InterfaceAddress, others: list[InterfaceAddress]) -> None:
         """

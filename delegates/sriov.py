@@ -271,7 +271,7 @@ class Sriov:
         differing = self.wanted.settings.differing(now)
         if differing.among(self.wanted.settings) != Settings():
             (first, *_) = vf.requests(target, differing)
-            raise CheckFailed(f"check {attachment.interface}: it is not so any more: {first.action}")
+            raise CheckFailed(f"check {attachment.interface}: it is not so any more: {first}")
         if claim.link is not None:
             self._check_link(previous)
         attachment.addresses.check(previous)

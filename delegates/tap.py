@@ -56,7 +56,7 @@ class Tap:
             partial(tuntap.create_labelled, name, self.label) if self.label else partial(tuntap.create, name)
         )
         namespaces.run(partial(make, is_multi_queue=self.is_multi_queue, owner=self.owner, group=self.group))
-        made = link.require(namespaces.pod, name, "tap")
+        made = Link(link.require_index(namespaces.pod, name, "tap"), name)
         change = link.set_link(
             made.index,
             mac=self.mac,

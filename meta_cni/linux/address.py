@@ -8,7 +8,7 @@ the one to two seconds of IPv6 duplicate address detection.
 import errno
 import socket as sockets
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
@@ -57,11 +57,17 @@ def add(index: int, address: InterfaceAddress, *, is_nodad: bool = True) -> Requ
     flags, more = 0, b""
     if isinstance(address, IPv4Interface):
         if address.network.prefixlen < 31:
-            more = pack.attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
+            more = pack.attribute(IFA_BROADCAST, _broadcast(address))
     elif is_nodad:
         flags, more = IFA_F_NODAD, pack.u32(IFA_FLAGS, IFA_F_NODAD)
     message = _message(index, address, more, flags=flags)
-    return Request(f"add address {address}", message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL)
+    return Request("add address", message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, about=address)
+
+
+def _broadcast(address: IPv4Interface) -> bytes:
+    """All bits of the host set; the library makes an object of it, and locks for that."""
+    hosts = (1 << 32 - address.network.prefixlen) - 1
+    return (int(address) | hosts).to_bytes(4, "big")
 
 
 def copy(found: Address, index: int) -> Request:
@@ -76,25 +82,46 @@ def copy(found: Address, index: int) -> Request:
     body += pack.without(found.message, HEADER.size + IFADDRMSG.size, IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS)
     body += pack.u32(IFA_FLAGS, IFA_F_NODAD) if is_nodad else b""
     there = frozenset((errno.EEXIST,))
-    return Request(f"add address {found.address}", body, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, there)
+    flags = NLM_F_CREATE | NLM_F_EXCL
+    return Request("add address", body, RTM_NEWADDR, flags, there, about=found.address)
 
 
 def delete(index: int, address: InterfaceAddress) -> Request:
     """Take an address off a link."""
-    return Request(f"delete address {address}", _message(index, address), RTM_DELADDR)
+    return Request("delete address", _message(index, address), RTM_DELADDR, about=address)
 
 
 def dump(socket: Socket, index: int = 0) -> Sequence[Address]:
     """The addresses of a link, or of every link."""
+    return [_parse(each) for each in _bodies(socket, index)]
+
+
+def are_there(socket: Socket, index: int, wanted: Collection[tuple[IPAddress, int]]) -> bool:
+    """Has a link all of these addresses, with these prefix lengths?"""
+    present = {
+        (_own(pack.attributes(each, HEADER.size + IFADDRMSG.size)), each[HEADER.size + 1])
+        for each in _bodies(socket, index)
+    }
+    return all((address.packed, prefix_length) in present for address, prefix_length in wanted)
+
+
+def _bodies(socket: Socket, index: int) -> Iterator[bytes]:
+    """The messages about a link, or about every one: an old kernel tells of all in any case."""
     message = IFADDRMSG.pack(0, 0, 0, 0, index)
-    found = [_parse(each) for each in socket.dump_undecoded(message, RTM_GETADDR, "list addresses")]
-    return [each for each in found if index in (0, each.interface_index)]
+    for each in socket.dump_undecoded(message, RTM_GETADDR, "list addresses"):
+        if index in (0, IFADDRMSG.unpack_from(each, HEADER.size)[4]):
+            yield each
+
+
+def _own(found: Mapping[int, bytes]) -> bytes:
+    """The link's own address, where the peer's is another."""
+    return found.get(IFA_LOCAL) or found[IFA_ADDRESS]
 
 
 def _parse(body: bytes) -> Address:
     _, prefix_length, short_flags, scope, index = IFADDRMSG.unpack_from(body, HEADER.size)
     found = pack.attributes(body, HEADER.size + IFADDRMSG.size)
-    own = ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS])
+    own = ip_address(_own(found))
     flags = pack.number(found.get(IFA_FLAGS)) or short_flags
     return Address(
         interface_index=index,

@@ -140,17 +140,19 @@ def _next_hop(wanted: ResultRoute, result: Result) -> Address | None:
 
 def of_the_pod(config: PluginConfig, addresses: Result, *, interface: int = 0) -> Result:
     """What an IPAM gave as a plugin answers it: of its interface of this number, `dns` over the IPAM's."""
-    return replace(
-        with_gateways(addresses),
-        ips=tuple(replace(each, interface=interface) for each in addresses.ips),
-        dns=dns_over(config, addresses.dns),
-    )
+    ips = tuple(IPConfig(each.address, each.gateway, interface) for each in addresses.ips)
+    return with_gateways(Result(ips=ips, routes=addresses.routes, dns=dns_over(config, addresses.dns)))
 
 
 def with_gateways(result: Result) -> Result:
     """The result with the next hop filled in that its routes get."""
-    routes = tuple(replace(each, gateway=_next_hop(each, result)) for each in result.routes)
-    return replace(result, routes=routes)
+    routes = tuple(_with_next_hop(each, result) for each in result.routes)
+    return Result(result.interfaces, result.ips, routes, result.dns)
+
+
+def _with_next_hop(route: ResultRoute, result: Result) -> ResultRoute:
+    hop = _next_hop(route, result)
+    return route if route.gateway is hop else replace(route, gateway=hop)
 
 
 def check(namespaces: Namespaces, interface: str, previous: Result) -> Link:

@@ -177,6 +177,11 @@ def find(socket: Socket, name: str) -> Link | None:
     return _find(socket, _look_up(name, GONE)) if is_name else None
 
 
+def index_of(socket: Socket, name: str) -> int:
+    """The index of the link of a name, as find(); 0 when there is none."""
+    return indexes(socket, (name,)).get(name, 0)
+
+
 def indexes(socket: Socket, names: Sequence[str]) -> dict[str, int]:
     """The indexes of the links of these names, as far as there are any, asked for in one datagram."""
     replies = socket.request([_look_up(each, GONE) for each in names])
@@ -265,8 +270,8 @@ def random_veth_name() -> str:
 def ethernet(mac: str, mtu: int, group: int = 0) -> bytes:
     """The attributes of those that are given."""
     packed = pack.attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))) if mac else b""
-    for kind, value in ((IFLA_MTU, mtu), (IFLA_GROUP, group)):
-        packed += pack.u32(kind, value) if value else b""
+    packed += pack.u32(IFLA_MTU, mtu) if mtu else b""
+    packed += pack.u32(IFLA_GROUP, group) if group else b""
     return packed
 
 
@@ -405,13 +410,15 @@ def set_link(
     master: int | None = None,
 ) -> Request:
     """Change a link; only what is given is changed. A master of 0 releases it."""
-    wanted = ((is_up, IFF_UP), (is_promiscuous, IFF_PROMISC), (is_allmulti, IFF_ALLMULTI))
-    change = sum(flag for value, flag in wanted if value is not None)
-    flags = sum(flag for value, flag in wanted if value)
+    change = flags = 0
+    for value, flag in ((is_up, IFF_UP), (is_promiscuous, IFF_PROMISC), (is_allmulti, IFF_ALLMULTI)):
+        if value is not None:
+            change |= flag
+            flags |= flag if value else 0
     attributes = ethernet(mac, mtu)
     attributes += pack.text(IFLA_IFNAME, name) if name else b""
-    for kind, value in ((IFLA_TXQLEN, tx_queue_length), (IFLA_MASTER, master)):
-        attributes += pack.u32(kind, value) if value is not None else b""
+    for kind, number in ((IFLA_TXQLEN, tx_queue_length), (IFLA_MASTER, master)):
+        attributes += pack.u32(kind, number) if number is not None else b""
     message = pack.link(attributes, index=index, flags=flags, change=change)
     return Request(f"change link {name or index}", message, RTM_NEWLINK)
 
@@ -475,9 +482,9 @@ def remove(socket: Socket, name: str) -> None:
     """Delete the link of a name, until it is announced to be gone; gone is success."""
     if name in socket.gone:
         return
-    found = find(socket, name)
-    if found is not None:
-        socket.delete_links(delete(name), (found.index,))
+    index = index_of(socket, name)
+    if index:
+        socket.delete_links(delete(name), (index,))
 
 
 def remove_group(socket: Socket, group: int, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -500,5 +507,13 @@ def require(socket: Socket, name: str, what: str) -> Link:
     """The link of a name; raises KernelError naming what it is for when there is none."""
     found = find(socket, name)
     if found is None:
+        raise KernelError(f"look up {what} {name}", errno.ENODEV)
+    return found
+
+
+def require_index(socket: Socket, name: str, what: str) -> int:
+    """As require(), of whom nothing but the index is asked."""
+    found = index_of(socket, name)
+    if not found:
         raise KernelError(f"look up {what} {name}", errno.ENODEV)
     return found

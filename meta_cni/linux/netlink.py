@@ -24,7 +24,7 @@ NETLINK_ROUTE = 0
 SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP, RTNLGRP_LINK = 1, 2, 1
 RTM_DELLINK, AF_UNSPEC = 17, 0  # <linux/rtnetlink.h>, <linux/socket.h>
-NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12  # <linux/netlink.h>
+NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 11, 12  # <linux/netlink.h>
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 0x1, 0x4, 0x8, 0x10
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
@@ -46,7 +46,7 @@ class Request:
     """One message and how its failure is told."""
 
     action: str
-    """What it does, for error texts: verb and object."""
+    """What it does, for error texts: verb and object, or the verb alone where `about` is the object."""
     message: Message
     type: int
     flags: int = 0
@@ -56,6 +56,11 @@ class Request:
     """Asked when nothing was echoed: before Linux 6.2 the kernel echoes no RTM_NEWLINK."""
     is_question: bool = False
     """Its answer is one message, or an error."""
+    about: object = None
+    """What takes long to write down, and is written only when something went wrong."""
+
+    def __str__(self) -> str:
+        return self.action if self.about is None else f"{self.action} {self.about}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class Socket:
         """The kernel keeps the time: Python's own time-outs are a poll(2) before every call."""
         self._raw = raw
         self._sequence = 0
+        self._is_dumping = False
         self.gone: set[str] = set()
         """Links that were deleted with others by this socket: nobody needs to look for them again."""
         seconds = int(timeout_s)
@@ -136,14 +142,14 @@ class Socket:
             flags = each.flags | NLM_F_REQUEST | (NLM_F_ACK if is_acknowledged else 0)
             datagram += encode(each.message, each.type, flags, sequence)
         self._sequence = last
-        self._send(datagram, batch[0].action)
-        is_done = False
-        while not is_done:
-            for header, body in self._receive(batch[0].action):
-                is_done |= _take(header, body, pending) == last
+        self._send(datagram, batch[0])
+        answered = 0
+        while answered != last:
+            for header, body in self._receive(batch[0]):
+                answered = _take(header, body, pending) or answered
         for waiting in pending.values():
             if waiting.errno and waiting.errno not in waiting.request.tolerate:
-                raise KernelError(waiting.request.action, waiting.errno, waiting.extack)
+                raise KernelError(str(waiting.request), waiting.errno, waiting.extack)
         return [self._reply(waiting) for waiting in pending.values()]
 
     def _reply(self, waiting: _Pending) -> Reply:
@@ -168,9 +174,10 @@ class Socket:
         datagram = encode(
             request.message, request.type, request.flags | NLM_F_REQUEST | NLM_F_ACK, self._sequence
         )
+        self._raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._set(NETLINK_ADD_MEMBERSHIP)
         try:
-            self._send_aside(datagram, request.action)
+            self._send_aside(datagram, request)
             meanwhile()
             self._await_gone(request, set(indexes), self._sequence)
         finally:
@@ -180,7 +187,7 @@ class Socket:
         """Begin or end to hear of the namespace's links."""
         self._raw.setsockopt(SOL_NETLINK, membership, RTNLGRP_LINK)
 
-    def _send_aside(self, datagram: bytes, action: str) -> None:
+    def _send_aside(self, datagram: bytes, action: Request) -> None:
         """On a thread that ends when the kernel is done; here, where there is none to be had."""
 
         def send() -> None:
@@ -195,14 +202,14 @@ class Socket:
     def _await_gone(self, request: Request, indexes: set[int], sequence: int) -> None:
         """Until all are announced or the kernel has answered, whichever is first."""
         while indexes:
-            for header, body in self._receive(request.action):
+            for header, body in self._receive(request):
                 _, kind, flags, answered, _ = header
                 if kind == RTM_DELLINK and body[HEADER.size] == AF_UNSPEC:
                     indexes.discard(_index_of(body))
                 elif kind == NLMSG_ERROR and answered == sequence:
                     number, extack = _error_of(flags, body)
                     if number and number not in request.tolerate:
-                        raise KernelError(request.action, number, extack)
+                        raise KernelError(str(request), number, extack)
                     return
 
     def dump(self, message: Message, type_: int, action: str, flags: int = NLM_F_DUMP) -> list[Message]:
@@ -221,6 +228,10 @@ class Socket:
         return found
 
     def _dump_once(self, message: Message, type_: int, action: str, flags: int) -> tuple[list[bytes], bool]:
+        if not self._is_dumping:
+            self._is_dumping = True
+            with suppress(OSError):  # an old kernel has less to filter by
+                self._raw.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         self._sequence += 1
         self._send(encode(message, type_, flags | NLM_F_REQUEST, self._sequence), action)
         found: list[bytes] = []
@@ -237,19 +248,19 @@ class Socket:
                     return found, is_interrupted
                 found.append(body)
 
-    def _send(self, datagram: bytes | bytearray, action: str) -> None:
+    def _send(self, datagram: bytes | bytearray, action: Request | str) -> None:
         try:
             self._raw.send(datagram)
         except OSError as error:
-            raise KernelError(action, error.errno or errno.EIO) from None
+            raise KernelError(str(action), error.errno or errno.EIO) from None
 
-    def _receive(self, action: str) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
+    def _receive(self, action: Request | str) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
         try:
             data = self._raw.recv(DATAGRAM_BYTES)
         except BlockingIOError:
-            raise KernelError(action, errno.ETIMEDOUT) from None
+            raise KernelError(str(action), errno.ETIMEDOUT) from None
         except OSError as error:
-            raise KernelError(action, error.errno or errno.EIO) from None
+            raise KernelError(str(action), error.errno or errno.EIO) from None
         return split(data)
 
 
@@ -259,11 +270,8 @@ def _raw_socket() -> sockets.socket:
         raw = sockets.socket(sockets.AF_NETLINK, kind, NETLINK_ROUTE)
     except OSError as error:
         raise KernelError("open a netlink socket", error.errno or errno.EIO) from None
-    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
-        with suppress(OSError):  # an old kernel has shorter texts, and less to filter by
-            raw.setsockopt(SOL_NETLINK, option, 1)
-    raw.bind((0, 0))
+    with suppress(OSError):  # an old kernel has shorter texts
+        raw.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
     return raw
 
 

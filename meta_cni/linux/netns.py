@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,7 @@ GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 
 Answer = TypeVar("Answer")
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_THREAD = threading.local()
 
 
 def open_netns(path: str) -> int:
@@ -79,11 +81,39 @@ def identity(descriptor: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+class _Home:
+    """The namespace that a thread is in: open from when it is first asked for until that ends or moves."""
+
+    descriptor = -1
+
+    def __init__(self) -> None:
+        self.descriptor = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        self.identity = identity(self.descriptor)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        """At the end of the program `os` may have gone first."""
+        if self.descriptor >= 0:
+            close(self.descriptor)
+
+
+def _home() -> _Home:
+    """Of the calling thread; raises OSError where there is no /proc."""
+    try:
+        home: _Home = _THREAD.home
+    except AttributeError:
+        home = _THREAD.home = _Home()
+    return home
+
+
+def _moved() -> None:
+    """The calling thread is in another namespace now."""
+    _THREAD.__dict__.clear()
+
+
 def is_own(descriptor: int) -> bool:
     """Is it the namespace that the calling thread is in?"""
     with _refused("look at our own network namespace"):
-        own = os.stat(OWN)
-    return identity(descriptor) == (own.st_dev, own.st_ino)
+        return identity(descriptor) == _home().identity
 
 
 @contextmanager
@@ -133,19 +163,17 @@ def visit(descriptor: int, function: Callable[[], Answer]) -> Answer:
     namespace could not come back to it, so a thread goes for him.
     """
     try:
-        home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        home = _home()
     except OSError:  # no /proc
         return run_in(descriptor, function)
+    if _LIBC.setns(home.descriptor, CLONE_NEWNET) != 0:
+        return run_in(descriptor, function)
+    enter(descriptor)
     try:
-        if _LIBC.setns(home, CLONE_NEWNET) != 0:
-            return run_in(descriptor, function)
-        enter(descriptor)
-        try:
-            return function()
-        finally:
-            _come_home(home)
+        return function()
     finally:
-        os.close(home)
+        _come_home(home.descriptor)
+        _THREAD.home = home
 
 
 def _come_home(home: int) -> None:
@@ -172,6 +200,7 @@ def run_in(descriptor: int, function: Callable[[], Answer]) -> Answer:
 def enter(descriptor: int) -> None:
     """Move the calling thread into a network namespace."""
     _check(_LIBC.setns(descriptor, CLONE_NEWNET), "enter the pod's network namespace")
+    _moved()
 
 
 def _in_thread(function: Callable[[], Answer]) -> Answer:
@@ -284,6 +313,7 @@ def enter_private() -> Private:
         _check(_LIBC.unshare(CLONE_NEWNS | CLONE_NEWNET), USER_NAMESPACE)
     else:
         _check(_LIBC.unshare(CLONE_NEWNS | CLONE_NEWNET), "make a network namespace")
+    _moved()
     _check(_LIBC.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "make mounts private")
     mount_empty("/run")
     _bring_loopback_up()

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Container, Iterator
 
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+NUMBER = struct.Struct("=HHI")  # one with a number of 32 bits
+PADDING = (b"", bytes(3), bytes(2), bytes(1))
 NLA_TYPE_MASK = 0x3FFF
 ANY = range(NLA_TYPE_MASK + 1)
 IFINFOMSG = struct.Struct("=BxHiII")  # struct ifinfomsg, <linux/rtnetlink.h>
@@ -17,8 +19,8 @@ IFINFOMSG = struct.Struct("=BxHiII")  # struct ifinfomsg, <linux/rtnetlink.h>
 
 def attribute(kind: int, value: bytes) -> bytes:
     """One attribute, padded for the next one."""
-    length = ATTRIBUTE.size + len(value)
-    return ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
+    length = 4 + len(value)
+    return ATTRIBUTE.pack(length, kind) + value + PADDING[length & 3]
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
@@ -43,7 +45,7 @@ def u16(kind: int, value: int) -> bytes:
 
 def u32(kind: int, value: int) -> bytes:
     """A number of 32 bits, in the machine's order."""
-    return attribute(kind, struct.pack("=I", value))
+    return NUMBER.pack(NUMBER.size, kind, value)
 
 
 def link(

@@ -55,6 +55,10 @@ class Route:
     message: bytes = field(default=b"", repr=False, compare=False)
     """As it came, with what has no field here."""
 
+    def __str__(self) -> str:
+        hop = f" via {self.gateway}" if self.gateway else ""
+        return f"route {self.destination}{hop}"
+
 
 def _message(route: Route) -> bytes:
     header = RTMSG.pack(
@@ -98,15 +102,10 @@ def _scope(route: Route) -> int:
     return RT_SCOPE_LINK if is_link else RT_SCOPE_UNIVERSE
 
 
-def _told(route: Route) -> str:
-    hop = f" via {route.gateway}" if route.gateway else ""
-    return f"route {route.destination}{hop}"
-
-
 def add(route: Route, *, append: bool = False) -> Request:
     """Add a route; with `append` another next hop may be there already."""
     flags = NLM_F_CREATE | (NLM_F_APPEND if append else NLM_F_EXCL)
-    return Request(f"add {_told(route)}", _message(route), RTM_NEWROUTE, flags)
+    return Request("add", _message(route), RTM_NEWROUTE, flags, about=route)
 
 
 def copy(found: Route, index: int) -> Request:
@@ -117,13 +116,13 @@ def copy(found: Route, index: int) -> Request:
     body += pack.without(found.message, head + RTMSG.size, RTA_OIF, RTA_CACHEINFO, RTA_NH_ID)
     body += pack.u32(RTA_OIF, index)
     there = frozenset((errno.EEXIST,))
-    return Request(f"add {_told(found)}", body, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, there)
+    return Request("add", body, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, there, about=found)
 
 
 def delete(route: Route) -> Request:
     """Delete a route; gone is success."""
     gone = frozenset((errno.ESRCH,))
-    return Request(f"delete {_told(route)}", _message(route), RTM_DELROUTE, tolerate=gone)
+    return Request("delete", _message(route), RTM_DELROUTE, tolerate=gone, about=route)
 
 
 def dump(socket: Socket, table: int = RT_TABLE_MAIN) -> list[Route]:

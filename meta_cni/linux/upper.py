@@ -70,7 +70,7 @@ class Master:
 
     def make(self, name: str, build: Callable[[str], Request]) -> Link:
         """
-        Create under the final name in the pod, else under another one and rename it.
+        Create under the final name in the pod, else under another one and rename it; its index and name.
 
         Kernels before 6.7 compare the name with the links of the master's namespace, too.
         """
@@ -82,9 +82,9 @@ class Master:
                 raise
             temporary = unfinished(name)
             self._side.request([replace(build(temporary), action=build(name).action)])
-            made = link.require(pod, temporary, "link")
-            pod.request([link.set_link(made.index, name=name)])
-        return link.require(pod, name, "link")
+            made = link.require_index(pod, temporary, "link")
+            pod.request([link.set_link(made, name=name)])
+        return Link(link.require_index(pod, name, "link"), name)
 
 
 def unfinished(name: str) -> str:

@@ -222,7 +222,7 @@ def _request_door(world: World) -> Callable[..., Any]:
                 request(self, left)
             raise failures[0]
         is_change = any(each.type % 4 != 2 for each in batch)  # RTM_GET..., <linux/rtnetlink.h>
-        action = batch[0].action
+        action = str(batch[0])
         door = Door(Kind.KERNEL, f"datagram: {action}", action, is_change, is_told_late=is_change)
         refused = KernelError(action, errno.ENOBUFS)
         return world.go(door, lambda: request(self, batch), lambda: _raise(refused))
@@ -236,8 +236,8 @@ def _told_apart(world: World, batch: Sequence[Request]) -> tuple[list[Request], 
     failures: list[KernelError] = []
     for each in batch:
         code = KERNEL_ERRORS[len(world.passed) % len(KERNEL_ERRORS)]
-        refused = partial(failures.append, KernelError(each.action, code))
-        door = Door(Kind.KERNEL, f"message: {each.action}", each.action, is_change=False)
+        refused = partial(failures.append, KernelError(str(each), code))
+        door = Door(Kind.KERNEL, f"message: {each}", str(each), is_change=False)
         world.go(door, partial(left.append, each), refused)
     return left, failures
 
@@ -266,8 +266,8 @@ def _deletion_door(world: World) -> Callable[..., Any]:
             with place:
                 meanwhile()
 
-        door = Door(Kind.KERNEL, each.action, each.action, is_change=True, is_told_late=True)
-        refused = KernelError(each.action, errno.ENOBUFS)
+        door = Door(Kind.KERNEL, str(each), str(each), is_change=True, is_told_late=True)
+        refused = KernelError(str(each), errno.ENOBUFS)
         return world.go(door, lambda: delete_links(self, each, indexes, apart), lambda: _raise(refused))
 
     return passing

@@ -851,11 +851,11 @@ class Refusing(Socket):
 
     def request(self, batch: Sequence[Request]) -> list[Reply]:
         for words in self.refused:
-            found = [each for each in batch if each.action.startswith(words)]
+            found = [each for each in batch if str(each).startswith(words)]
             if found:
                 self.refused = tuple(each for each in self.refused if each != words)
                 super().request([each for each in batch if each not in found])
-                raise KernelError(found[0].action, errno.ENOBUFS)
+                raise KernelError(str(found[0]), errno.ENOBUFS)
         return super().request(batch)
 
 
