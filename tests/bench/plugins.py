@@ -1,5 +1,5 @@
 """
-Our built-in delegates, called in this process, beside the reference plugins and the kernel's floor.
+Our built-in delegates, as the daemon runs them, beside the reference plugins and the kernel's floor.
 
 Every round does ADD, CHECK and DEL with each contestant in turn, so that noise meets all of them
 alike. IPAM is host-local for ours and the reference; the floor has none, the chores have its files.
@@ -12,16 +12,29 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from meta_cni import standalone
+from meta_cni.cni import request as requests
 from meta_cni.cni import result as results
+from meta_cni.cni.config import parse_plugin
+from meta_cni.cni.errors import join
+from meta_cni.cni.request import Request
+from meta_cni.cni.result import Result
+from meta_cni.cni.version import NEWEST
+from meta_cni.compose import Memory, construct
+from meta_cni.engine import execute
+from meta_cni.engine.ledger import Record
+from meta_cni.engine.plan import GROUP_BASE, Execution, Plan, Step
 from meta_cni.linux import configure, link, netns
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Socket
+from meta_cni.metrics import Timeline
 from tests.bench.chores import Chores
 from tests.bench.floor import Floor
 
@@ -40,53 +53,125 @@ CHAINED: dict[str, dict[str, object]] = {
     "route-override": {"flushgateway": True, "addroutes": [{"dst": "10.50.0.0/16", "gw": "10.97.0.9"}]},
 }
 """Measured on an interface that is there."""
-Call = Callable[[dict[str, str], bytes], bytes]
+VERSION = "1.0.0"
 
 
-def ours(plugin_type: str) -> Call:
-    """In this process, as the daemon will."""
+class Contestant(Protocol):
+    """Who makes and removes one attachment after another, all of one configuration."""
 
-    def call(environment: dict[str, str], stdin: bytes) -> bytes:
-        printed, code = standalone.serve(plugin_type, environment, stdin)
-        if code:
-            raise SystemExit(printed.decode())
-        return printed
-
-    return call
+    def run(self, verb: str, environment: Mapping[str, str]) -> float:
+        """Milliseconds of a verb; CHECK and DEL are about the attachment that ADD was about."""
+        ...
 
 
-def theirs(binary: str) -> Call:
+class Ours:
+    """
+    A built-in as the daemon runs it for an attachment: constructed, and called with and for objects.
+
+    Its network's configuration was read with an earlier pod's ADD; a CHECK and a DEL read it from the ledger.
+    """
+
+    def __init__(self, config: Mapping[str, object], previous: Mapping[str, object] | None) -> None:
+        self.plugin = parse_plugin(json.dumps(config).encode(), "network bench")
+        self.previous = results.parse(previous, VERSION) if previous is not None else None
+        self.memory = Memory(is_remembering=True)
+        self.result: Mapping[str, object] | None = None
+
+    def run(self, verb: str, environment: Mapping[str, str]) -> float:
+        """As a request's part that is about the attachment."""
+        request = requests.parse(environment, self.plugin.raw.text().encode())
+        call = partial(construct, request=request, memory=self.memory, timeline=Timeline())
+        plan = self._plan(request)
+        (record,) = execute.records_of(plan, "bench", (), "")
+        made: tuple[Result, ...] = ()
+        started = time.perf_counter()
+        with Namespaces(request.netns) as namespaces:
+            if verb == "ADD":
+                made = execute.run(self._prepared(plan, record, call, namespaces), (), None, namespaces, {})
+            elif verb == "CHECK":
+                execute.check((replace(record, result=self.result),), call, namespaces)
+            else:
+                _, errors = execute.undo((replace(record, result=self.result),), call, namespaces)
+                if errors:
+                    raise join(errors)
+        ms = (time.perf_counter() - started) * 1000
+        if made:
+            self.result = results.to_json(made[0], NEWEST)
+        return ms
+
+    def _plan(self, request: Request) -> Plan:
+        step = Step(
+            network=self.plugin.network,
+            interface=request.interface,
+            is_default=False,
+            config_name=self.plugin.network,
+            cni_version=VERSION,
+            executions=(Execution(self.plugin, True, ""),),
+            where="bench",
+            group=GROUP_BASE if self.previous is None else 0,
+        )
+        return Plan(request.container_id, request.netns, request.interface, "", (step,), ())
+
+    def _prepared(
+        self, plan: Plan, record: Record, call: execute.Construct, namespaces: Namespaces
+    ) -> tuple[execute.Prepared, ...]:
+        """Behind another plugin the interface is there, and nobody looks whether its name is free."""
+        if self.previous is None:
+            return execute.prepare(plan, (record,), call, namespaces)
+        delegate = call(record, record.executed[0], self.plugin, namespaces)
+        return (execute.Prepared(record, (delegate,), self.previous),)
+
+
+class Theirs:
     """The reference binary, executed as a runtime does."""
 
-    def call(environment: dict[str, str], stdin: bytes) -> bytes:
-        return subprocess.run([binary], input=stdin, env=environment, stdout=-1, stderr=-1, check=True).stdout
+    def __init__(
+        self, binary: str, config: Mapping[str, object], previous: Mapping[str, object] | None
+    ) -> None:
+        self.binary = binary
+        self.config = config
+        self.previous = previous
+        self.printed: object = None
 
-    return call
-
-
-def measure(call: Call, config: dict[str, object], container_id: str, path: str) -> list[float]:
-    """Milliseconds of ADD, CHECK and DEL of one attachment."""
-    times: list[float] = []
-    given = dict(config)
-    place = "chained" if config["type"] in CHAINED else "bench"
-    environment = {"CNI_CONTAINERID": container_id, "CNI_NETNS": f"/run/netns/{place}", "CNI_IFNAME": "eth0"}
-    environment |= {"CNI_PATH": path, "PATH": os.environ["PATH"]}
-    for verb in VERBS:
+    def run(self, verb: str, environment: Mapping[str, str]) -> float:
+        """From the start of its process to the end."""
+        before = self.previous if verb == "ADD" else self.printed
+        given = self.config if before is None else {**self.config, "prevResult": before}
         stdin = json.dumps(given).encode()
         started = time.perf_counter()
-        printed = call({**environment, "CNI_COMMAND": verb}, stdin)
-        times.append((time.perf_counter() - started) * 1000)
+        printed = subprocess.run(
+            [self.binary], input=stdin, env=environment, stdout=-1, stderr=-1, check=True
+        ).stdout
+        ms = (time.perf_counter() - started) * 1000
         if verb == "ADD":
-            given["prevResult"] = json.loads(printed)
-    return times
+            self.printed = json.loads(printed)
+        return ms
+
+
+def measure(contestant: Contestant, plugin_type: str, container_id: str, path: str) -> list[float]:
+    """Milliseconds of ADD, CHECK and DEL of one attachment."""
+    place = "chained" if plugin_type in CHAINED else "bench"
+    environment = {"CNI_CONTAINERID": container_id, "CNI_NETNS": f"/run/netns/{place}", "CNI_IFNAME": "eth0"}
+    environment |= {"CNI_PATH": path, "PATH": os.environ["PATH"]}
+    return [contestant.run(verb, {**environment, "CNI_COMMAND": verb}) for verb in VERBS]
+
+
+def contestants_of(plugin_type: str, directory: Path, path: str) -> dict[str, Contestant]:
+    """Ours, and the reference where it is in `path`; each has a directory of its own."""
+    previous = RESULT if plugin_type in CHAINED else None
+    found: dict[str, Contestant] = {"ours": Ours(configuration(plugin_type, directory / "ours"), previous)}
+    binary = shutil.which(plugin_type, path=path)
+    if binary is not None:
+        found["reference"] = Theirs(binary, configuration(plugin_type, directory / "reference"), previous)
+    return found
 
 
 def configuration(plugin_type: str, directory: Path) -> dict[str, object]:
-    """One address of a range of its own; behind another plugin its result."""
+    """One address of a range of its own; nothing of the kind behind another plugin."""
     own: dict[str, object] = {"cniVersion": "1.0.0", "name": plugin_type, "type": plugin_type}
     if plugin_type in CHAINED:
         kept = {"dataDir": str(directory)} if plugin_type == "tuning" else {}
-        return {**own, **kept, "prevResult": RESULT, **CHAINED[plugin_type]}
+        return {**own, **kept, **CHAINED[plugin_type]}
     ipam = {"type": "host-local", "dataDir": str(directory), "subnet": "10.98.0.0/16"}
     return {**own, "ipam": ipam, **TYPES[plugin_type]}
 
@@ -129,20 +214,16 @@ def run(rounds: int, path: str) -> dict[str, list[float]]:
     netns.create("/run/netns/chained")
     with tempfile.TemporaryDirectory() as scratch:
         chores = Chores("/run/netns/bench", Path(scratch) / "chores")
+        contestants = {each: contestants_of(each, Path(scratch), path) for each in (*TYPES, *CHAINED)}
         for n in range(rounds + 1):
             found = {"chores//ADD": chores.add(), "chores//DEL": chores.delete()}
             found["floor//ADD"] = floor.add()
             found["floor//DEL"], found["floor acknowledged//DEL"] = floor.delete()
             for plugin_type in (*TYPES, *CHAINED):
-                calls = {"ours": ours(plugin_type)}
-                binary = shutil.which(plugin_type, path=path)
-                if binary is not None:
-                    calls["reference"] = theirs(binary)
-                for who, call in calls.items():
+                for who, contestant in contestants[plugin_type].items():
                     chained()
-                    given = configuration(plugin_type, Path(scratch) / who)
                     try:
-                        times = measure(call, given, f"c{n}", path)
+                        times = measure(contestant, plugin_type, f"c{n}", path)
                     except subprocess.CalledProcessError:  # an older one does not know every key
                         continue
                     found |= {f"{who}/{plugin_type}/{v}": t for v, t in zip(VERBS, times, strict=True)}
