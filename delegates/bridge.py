@@ -140,12 +140,14 @@ class Bridge:
         bridge = self._bridge()
         addresses = self._with_gateways(self.attachment.addresses.acquire())
         masquerade.require(backend, [each.address for each in addresses.ips])
-        host_name = link.random_veth_name()
+        host_name, host_mac = link.random_veth_name(), link.random_mac()
+        mac = self.mac or link.random_mac()
         request = link.create_veth(
             host_name,
             self.attachment.interface,
             self.attachment.namespaces.pod_fd,
-            mac=self.mac,
+            mac=mac,
+            host_mac=host_mac,
             mtu=self.mtu,
             group=self.attachment.group,
             master=bridge.index,
@@ -155,8 +157,7 @@ class Bridge:
         host.request(self._port_requests(bridge, port))
         sysctl.refuse_advertisements(host_name)
         if self.is_spoof_checked:  # before the pod's end is up
-            made = link.require(self.attachment.namespaces.pod, self.attachment.interface, "veth")
-            spoof.setup(self.guarded, host_name, made.mac)
+            spoof.setup(self.guarded, host_name, mac)
         ips = addresses.ips
         pod_end = configure.configure(
             self.attachment.namespaces,
@@ -164,11 +165,12 @@ class Bridge:
             addresses,
             is_nodad=not self.is_dad,
             is_up=not self.is_pod_down,
+            mac=mac,
         )
         gateway = self._be_gateway(bridge, ips) if self.is_gateway and ips else None
         if backend and ips:
             masquerade.setup(backend, self.owner, [each.address for each in ips])
-        ends = self._wait_for_port(bridge, Link(port, host_name))
+        ends = self._wait_for_port(bridge, Link(port, host_name, mac=host_mac))
         if self.is_dad:
             configure.await_detection(self.attachment.namespaces, pod_end, ips)
         if not self.is_pod_down:
@@ -327,7 +329,7 @@ class Bridge:
         host.request([*batch, replace(added, tolerate=THERE)])
 
     def _wait_for_port(self, bridge: Link, port: Link) -> tuple[Link, Link]:
-        """Both, with their MACs, when the bridge forwards for the port; normally it does at once."""
+        """Both, the bridge with its MAC, when it forwards for the port; normally it does at once."""
         is_kept = bool(self._keep_mac(bridge))
         batch = [link.look_up_index(each.index) for each in ([port] if is_kept else [bridge, port])]
         for delay_s in PORT_UP_DELAYS_S:
@@ -336,8 +338,7 @@ class Bridge:
             *its, ports = self.attachment.namespaces.host.request(batch)
             if self.is_pod_down or link.port_state_in(ports) == FORWARDING:
                 mac = link.mac_in(its[0]) if its else bridge.mac
-                bridge = Link(bridge.index, bridge.name, mac=mac)
-                return bridge, Link(port.index, port.name, mac=link.mac_in(ports))
+                return Link(bridge.index, bridge.name, mac=mac), port
         raise KernelError(
             f"wait for port of {self.attachment.interface} on bridge {self.bridge} to forward",
             errno.ETIMEDOUT,

@@ -58,8 +58,8 @@ class Ptp:
             sysctl.write(FORWARDING[version], "1")
         result = configure.of_the_pod(self.config, acquired, interface=POD)
         namespaces = self.attachment.namespaces
-        node_end = self._pair()
-        pod_end = configure.configure(namespaces, Link(node_end.parent, self.attachment.interface), result)
+        node_end, made = self._pair()
+        pod_end = configure.configure(namespaces, made, result, mac=made.mac)
         namespaces.pod.request(_by_gateway(pod_end.index, result.ips))
         namespaces.host.request(_to_pod(node_end.index, result.ips))
         if backend:
@@ -81,20 +81,22 @@ class Ptp:
                     f"{self.config.where}: ipam: address {each.address} has no gateway: expected one"
                 )
 
-    def _pair(self) -> Link:
+    def _pair(self) -> tuple[Link, Link]:
         """
-        The node's end of a new pair.
+        The node's end and the pod's of a new pair.
 
-        It is alone on its link. With duplicate address detection its link-local address, by which
+        The node's is alone on its link. With duplicate address detection its link-local address, by which
         the node asks for its neighbours, would be of no use for one or two seconds after the
         pod's end is up.
         """
         namespaces = self.attachment.namespaces
-        name = link.random_veth_name()
+        name, host_mac, mac = link.random_veth_name(), link.random_mac(), link.random_mac()
         request = link.create_veth(
             name,
             self.attachment.interface,
             namespaces.pod_fd,
+            mac=mac,
+            host_mac=host_mac,
             mtu=self.mtu,
             group=self.attachment.group,
         )
@@ -102,7 +104,8 @@ class Ptp:
         with suppress(KernelError):  # a node without IPv6
             for parameter in ("accept_ra", "accept_dad"):
                 sysctl.set_new(f"net/ipv6/conf/{name}/{parameter}", "0")
-        return link.found_in(reply)
+        index, pod_index = link.veth_indexes(reply)
+        return Link(index, name, mac=host_mac), Link(pod_index, self.attachment.interface, mac=mac)
 
     def check(self, previous: Result) -> None:
         """Link, addresses and routes are as the result says, at both ends, and the masquerade is there."""

@@ -86,7 +86,7 @@ def prepare(
     """Construct every delegate and look at the pod; raises one error with every mistake."""
     errors: list[CNIError] = []
     prepared: list[Prepared] = []
-    present = link.names_of_all(namespaces.pod)
+    present = link.indexes(namespaces.pod, [step.interface for step in plan.steps])
     for step, record in zip(plan.steps, records, strict=True):
         try:
             _look(step, present, namespaces)

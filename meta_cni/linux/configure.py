@@ -50,6 +50,7 @@ def configure(
     *,
     is_nodad: bool = True,
     is_up: bool = True,
+    mac: str = "",
     taken: Layer3 = NOTHING,
 ) -> Link:
     """
@@ -58,7 +59,8 @@ def configure(
     `taken` is what the link brings along: its addresses come before the result's, whose routes may
     need them, and its routes after the result's, which are asked first then.
 
-    Of `found` only index and name are needed; answered are those, and the MAC that it has then.
+    Of `found` only index and name are needed; answered are those, and the MAC that it has then, which
+    is asked for unless it was made with `mac`.
     """
     if taken.has_ipv6 or any(each.address.version == 6 for each in result.ips):
         namespaces.run(lambda: _enable_ipv6(found.name))
@@ -67,8 +69,10 @@ def configure(
     batch += [address.add(found.index, each.address, is_nodad=is_nodad) for each in result.ips]
     batch += [route.add(each, append=True) for each in routes_of(found.index, result)]
     batch += [*taken.routes_by(found.index), *taken.rules_of(RTPROT_TAKEN)]
-    *_, reply = namespaces.pod.request([*batch, link.look_up_index(found.index)])
-    return Link(found.index, found.name, mac=link.mac_in(reply))
+    if not mac:
+        batch.append(link.look_up_index(found.index))
+    replies = namespaces.pod.request(batch)
+    return Link(found.index, found.name, mac=mac or link.mac_in(replies[-1]))
 
 
 def _enable_ipv6(interface: str) -> None:

@@ -6,6 +6,7 @@ MTU, group, the bridge as master and the host end up: creating and then moving c
 """
 
 import errno
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ OF_EVERY_LINK = frozenset(
 """The attributes of which parse() makes a Link; there are forty."""
 ATTRIBUTES = HEADER.size + pack.IFINFOMSG.size
 """Where they begin in a message."""
+MULTICAST, ADMINISTERED_LOCALLY = 1, 2  # bits of a MAC's first byte, IEEE 802
 GROUP_MAC = bytes.fromhex("010000000000")
 """No link can have it."""
 GONE = frozenset((errno.ENODEV,))
@@ -205,7 +207,7 @@ def _look_up(name: str, tolerate: frozenset[int] = NOTHING) -> Request:
 
 
 def look_up_index(index: int, tolerate: frozenset[int] = NOTHING) -> Request:
-    """Ask for a link, for a batch whose answer found_in() reads."""
+    """Ask for a link, for a batch whose answer mac_in() or port_state_in() reads."""
     message = pack.link(WITHOUT_STATISTICS, index=index)
     return Request(f"look up link {index}", message, RTM_GETLINK, 0, tolerate, is_question=True)
 
@@ -221,16 +223,6 @@ def _name(body: bytes) -> str:
     return pack.string(pack.find(body, IFLA_IFNAME, ATTRIBUTES))
 
 
-def names_of_all(socket: Socket) -> frozenset[str]:
-    """The names of every link of the namespace."""
-    return frozenset(map(_name, _bodies(socket)))
-
-
-def found_in(reply: Reply) -> Link:
-    """The link in the answer to look_up_index()."""
-    return parse(reply.echoed[0])
-
-
 def mac_in(reply: Reply) -> str:
     """The MAC of the link in the answer to look_up_index(), for whom nothing else is news."""
     return (pack.find(reply.echoed[0], IFLA_ADDRESS, ATTRIBUTES) or b"").hex(":")
@@ -243,7 +235,7 @@ def port_state_in(reply: Reply) -> int:
 
 def _find(socket: Socket, request: Request) -> Link | None:
     (reply,) = socket.request([request])
-    return found_in(reply) if reply.echoed else None
+    return parse(reply.echoed[0]) if reply.echoed else None
 
 
 def find_of_device(socket: Socket, device: str, name: str) -> Link | None:
@@ -265,6 +257,17 @@ def _bodies(socket: Socket) -> list[bytes]:
 def random_veth_name() -> str:
     """A host-side name, of the form the reference plugins use."""
     return f"veth{random_suffix()}"
+
+
+def random_mac() -> str:
+    """
+    Of one station, administered locally, as the kernel makes them (eth_random_addr(), <linux/etherdevice.h>).
+
+    Who makes a link with one knows it without asking, and udev leaves it alone: it gives links whose
+    MAC the kernel made up another one, a moment later (MACAddressPolicy=persistent, systemd.link(5)).
+    """
+    first, *others = os.urandom(6)
+    return bytes((first & ~MULTICAST | ADMINISTERED_LOCALLY, *others)).hex(":")
 
 
 def ethernet(mac: str, mtu: int, group: int = 0) -> bytes:
@@ -295,16 +298,17 @@ def create_veth(
     pod_fd: int,
     *,
     mac: str = "",
+    host_mac: str = "",
     mtu: int = 0,
     group: int = 0,
     master: int = 0,
 ) -> Request:
-    """A pair: the host end up and in its bridge, the pod's end named and in its namespace."""
+    """A pair: the host end up and in its bridge, the pod's end with `mac` named and in its namespace."""
     named = pack.text(IFLA_IFNAME, pod_name) + pack.u32(IFLA_NET_NS_FD, pod_fd)
     attributes = (
         pack.text(IFLA_IFNAME, host_name)
         + ONE_QUEUE
-        + ethernet("", mtu)
+        + ethernet(host_mac, mtu)
         + (pack.u32(IFLA_MASTER, master) if master else b"")
         + _pair(named + ONE_QUEUE + ethernet(mac, mtu, group))
     )

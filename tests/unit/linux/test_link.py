@@ -30,7 +30,8 @@ def number(value: int) -> bytes:
 
 def test_a_veth_says_everything_in_one_message(attribute: Attribute, body: Body):
     """Queues, name, MAC, MTU, group and namespace of the peer; master and up of the host end."""
-    request = link.create_veth("veth0", "net1", 5, mac="02:00:5e:00:53:01", mtu=1400, group=7, master=9)
+    macs = {"mac": "02:00:5e:00:53:01", "host_mac": "02:00:5e:00:53:02"}
+    request = link.create_veth("veth0", "net1", 5, **macs, mtu=1400, group=7, master=9)
 
     actual = body(request)
 
@@ -49,6 +50,7 @@ def test_a_veth_says_everything_in_one_message(attribute: Attribute, body: Body)
         header(flags=link.IFF_UP, change=link.IFF_UP)
         + attribute(IFLA_IFNAME, b"veth0\0")
         + one_queue
+        + attribute(IFLA_ADDRESS, bytes.fromhex("02005e005302"))
         + attribute(IFLA_MTU, number(1400))
         + attribute(IFLA_MASTER, number(9))
         + attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"veth\0") + data)
