@@ -19,6 +19,7 @@ from typing import Any
 
 from meta_cni.cni.errors import KernelError
 from meta_cni.linux import netns
+from meta_cni.linux.pack import PADDING
 
 NETLINK_ROUTE = 0
 SOL_NETLINK = 270
@@ -37,6 +38,8 @@ DATAGRAM_BYTES = 1 << 16
 """Twice of what the kernel puts into one datagram; much more costs 0.1 ms a call."""
 DUMP_TRIES = 5  # as the reference plugins
 
+Header = tuple[int, int, int, int, int]
+"""Length, type, flags, sequence and port of a message."""
 Message = Any
 """A pyroute2 message (the library has no types), or bytes: a body that was packed by hand."""
 
@@ -63,24 +66,29 @@ class Request:
         return self.action if self.about is None else f"{self.action} {self.about}"
 
 
-@dataclass(frozen=True, slots=True)
 class Reply:
     """The answer to one message: what the kernel echoed, undecoded, and the error it was tolerated with."""
 
-    echoed: tuple[bytes, ...] = ()
-    errno: int = 0
-
-
-class _Pending:
-    """What has come for one message of a batch."""
-
-    __slots__ = ("echoed", "errno", "extack", "request")
+    __slots__ = ("echoed", "errno", "extack", "is_complete", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.echoed: list[bytes] = []
         self.errno = 0
         self.extack = ""
+        """What the kernel says of the error."""
+        self.is_complete = False
+        """Nothing more will come: it is the answer to a question, or an acknowledgement or error."""
+
+    def take(self, header: Header, body: bytes) -> None:
+        """Note one received message."""
+        _, kind, flags, *_ = header
+        if kind == NLMSG_ERROR:
+            self.errno, self.extack = _error_of(flags, body)
+            self.is_complete = True
+        elif kind != NLMSG_DONE:
+            self.echoed.append(body)
+            self.is_complete = self.request.is_question
 
 
 class Socket:
@@ -133,31 +141,32 @@ class Socket:
         """
         if not batch:
             return []
-        pending: dict[int, _Pending] = {}
-        datagram = bytearray()
-        last = self._sequence + len(batch)
-        for sequence, each in enumerate(batch, self._sequence + 1):
-            pending[sequence] = _Pending(each)
-            is_acknowledged = sequence == last and not each.is_question
-            flags = each.flags | NLM_F_REQUEST | (NLM_F_ACK if is_acknowledged else 0)
-            datagram += encode(each.message, each.type, flags, sequence)
+        replies: dict[int, Reply] = {}
+        datagram: list[bytes] = []
+        sequence, last = self._sequence, self._sequence + len(batch)
+        for each in batch:
+            sequence += 1
+            replies[sequence] = Reply(each)
+            flags = each.flags | NLM_F_REQUEST
+            if sequence == last and not each.is_question:
+                flags |= NLM_F_ACK
+            datagram.append(encode(each.message, each.type, flags, sequence))
         self._sequence = last
-        self._send(datagram, batch[0])
-        answered = 0
-        while answered != last:
+        self._send(b"".join(datagram), batch[0])
+        while not replies[last].is_complete:
             for header, body in self._receive(batch[0]):
-                answered = _take(header, body, pending) or answered
-        for waiting in pending.values():
-            if waiting.errno and waiting.errno not in waiting.request.tolerate:
-                raise KernelError(str(waiting.request), waiting.errno, waiting.extack)
-        return [self._reply(waiting) for waiting in pending.values()]
+                answered = replies.get(header[3])
+                if answered is not None:
+                    answered.take(header, body)
+        for reply in replies.values():
+            if reply.errno and reply.errno not in reply.request.tolerate:
+                raise KernelError(str(reply.request), reply.errno, reply.extack)
+        return [self._complete(each) for each in replies.values()]
 
-    def _reply(self, waiting: _Pending) -> Reply:
+    def _complete(self, reply: "Reply") -> "Reply":
         """The answer to one message, looked up where it was to be echoed and was not."""
-        lookup = waiting.request.lookup
-        if lookup is None or waiting.echoed or waiting.errno:
-            return Reply(tuple(waiting.echoed), waiting.errno)
-        return self.request([lookup])[0]
+        lookup = reply.request.lookup
+        return reply if lookup is None or reply.echoed or reply.errno else self.request([lookup])[0]
 
     def delete_links(
         self, request: Request, indexes: Collection[int], meanwhile: Callable[[], None] = lambda: None
@@ -254,7 +263,7 @@ class Socket:
         except OSError as error:
             raise KernelError(str(action), error.errno or errno.EIO) from None
 
-    def _receive(self, action: Request | str) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
+    def _receive(self, action: Request | str) -> list[tuple[Header, bytes]]:
         try:
             data = self._raw.recv(DATAGRAM_BYTES)
         except BlockingIOError:
@@ -283,7 +292,7 @@ def encode(message: Message, type_: int, flags: int, sequence: int) -> bytes:
     """
     if isinstance(message, bytes):
         length = HEADER.size + len(message)
-        return HEADER.pack(length, type_, flags, sequence, 0) + message + bytes(-length % 4)
+        return HEADER.pack(length, type_, flags, sequence, 0) + message + PADDING[length & 3]
     message.reset()
     message["header"]["type"] = type_
     message["header"]["flags"] = flags
@@ -314,31 +323,18 @@ def decode(kind: type[Message], body: bytes) -> Message:
     return message
 
 
-def split(data: bytes) -> list[tuple[tuple[int, int, int, int, int], bytes]]:
-    """The messages of a datagram: (length, type, flags, sequence, port) and the whole message."""
-    messages: list[tuple[tuple[int, int, int, int, int], bytes]] = []
-    offset = 0
-    while offset + HEADER.size <= len(data):
+def split(data: bytes) -> list[tuple[Header, bytes]]:
+    """The messages of a datagram, each whole, with its header."""
+    messages: list[tuple[Header, bytes]] = []
+    offset, end = 0, len(data) - HEADER.size
+    while offset <= end:
         header = HEADER.unpack_from(data, offset)
-        if header[0] < HEADER.size:
+        length = header[0]
+        if length < HEADER.size:
             break
-        messages.append((header, data[offset : offset + header[0]]))
-        offset += (header[0] + 3) & ~3
+        messages.append((header, data[offset : offset + length]))
+        offset += length + 3 & ~3
     return messages
-
-
-def _take(header: tuple[int, int, int, int, int], body: bytes, pending: dict[int, _Pending]) -> int:
-    """Note one received message with the request it answers; the number of that when it is done."""
-    _, kind, flags, sequence, _ = header
-    waiting = pending.get(sequence)
-    if waiting is None:
-        return 0
-    if kind == NLMSG_ERROR:
-        waiting.errno, waiting.extack = _error_of(flags, body)
-        return sequence
-    if kind != NLMSG_DONE:
-        waiting.echoed.append(body)
-    return sequence if waiting.request.is_question else 0
 
 
 def _index_of(body: bytes) -> int:

@@ -118,7 +118,7 @@ def test_answers_may_come_in_any_number_of_datagrams_and_others_in_between(
 
     replies = played(answer).request([link.delete("a"), link.delete("b")])
 
-    assert [(0, ()), (0, ())] == [(each.errno, each.echoed) for each in replies]
+    assert [(0, []), (0, [])] == [(each.errno, each.echoed) for each in replies]
 
 
 @pytest.mark.parametrize("is_capped", [True, False])
