@@ -51,7 +51,7 @@ class Namespaces:
     def host(self) -> Socket:
         """A socket in the namespace of the node."""
         if self._host is None:
-            self._host = Socket.open_host()
+            self._host = Socket.of_thread()
         return self._host
 
     @property
@@ -98,9 +98,8 @@ class Namespaces:
 
     def close(self) -> None:
         """Close whatever was opened; what was to be done later still is."""
-        for socket in (self._host, self._pod):
-            if socket is not None:
-                socket.close()
+        if self._pod is not None:
+            self._pod.close()
         descriptor, last = self._fd, self._last
         self._host = self._pod = self._fd = None
         self._last = []

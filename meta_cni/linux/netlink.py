@@ -111,6 +111,17 @@ class Socket:
         return cls(_raw_socket(), timeout_s)
 
     @classmethod
+    def of_thread(cls) -> "Socket":
+        """One in the namespace of the calling thread, for one request after another; it closes itself."""
+        kept = netns.kept()
+        if kept is None:
+            return cls.open_host()
+        found = kept.get("socket")
+        if not isinstance(found, Socket):
+            found = kept["socket"] = cls.open_host()
+        return found
+
+    @classmethod
     def open_in(cls, descriptor: int, timeout_s: float = 10.0) -> "Socket":
         """A socket in the namespace of a descriptor."""
         return cls(netns.visit(descriptor, _raw_socket), timeout_s)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from meta_cni.cni.errors import BadNetns, KernelError, NetnsGone, TryAgainLater
 
@@ -81,6 +81,14 @@ def identity(descriptor: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+class Closing(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
 class _Home:
     """The namespace that a thread is in: open from when it is first asked for until that ends or moves."""
 
@@ -89,11 +97,14 @@ class _Home:
     def __init__(self) -> None:
         self.descriptor = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         self.identity = identity(self.descriptor)
+        self.kept: dict[str, Closing] = {}
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         """At the end of the program `os` may have gone first."""
         if self.descriptor >= 0:
             close(self.descriptor)
+            for each in self.kept.values():
+                each.close()
 
 
 def _home() -> _Home:
@@ -103,6 +114,18 @@ def _home() -> _Home:
     except AttributeError:
         home = _THREAD.home = _Home()
     return home
+
+
+def kept() -> dict[str, Closing] | None:
+    """
+    What the calling thread keeps open as long as it is in this namespace, for one request after another.
+
+    None where nothing can be kept: without /proc nobody knows in which namespace he is.
+    """
+    try:
+        return _home().kept
+    except OSError:
+        return None
 
 
 def _moved() -> None:
