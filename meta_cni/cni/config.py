@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 from meta_cni.cni import version as versions
 from meta_cni.cni.errors import BadConfig, DecodeFailure
@@ -176,18 +176,25 @@ class RawObject:
         return () if text is None else tuple(_split_elements(text))
 
     def put(self, key: str, value: object) -> "RawObject":
-        """The object with a member set (in place when it is there, in any case, else at the end)."""
+        """
+        The object with a member set (in place when it is there, in any case, else at the end).
+
+        The value is as decode() would give it, and nobody changes it any more.
+        """
         if isinstance(value, str) and self.decoded.get(key) == value and self._is_alone(key):
             return self
-        return self.put_text(key, _encode(value))
+        return self._put(key, _encode(value), value)
 
     def _is_alone(self, key: str) -> bool:
         """The member is there once, in whatever case."""
         folded = key.casefold()
-        return sum(name.casefold() == folded for name, _ in self.members) == 1
+        return [name.casefold() for name, _ in self.members].count(folded) == 1
 
     def put_text(self, key: str, text: str) -> "RawObject":
         """As put(), with the value's JSON text."""
+        return self._put(key, text, _DECODER.decode(text))
+
+    def _put(self, key: str, text: str, value: object) -> "RawObject":
         folded = key.casefold()
         kept: list[tuple[str, str]] = []
         is_put = False
@@ -200,16 +207,16 @@ class RawObject:
         if not is_put:
             kept.append((key, text))
         decoded = {name: value for name, value in self.decoded.items() if name.casefold() != folded}
-        return RawObject(tuple(kept), {**decoded, key: _DECODER.decode(text)})
+        return RawObject(tuple(kept), {**decoded, key: value})
 
     def drop(self, key: str) -> "RawObject":
         """The object without a member, in whatever case it was written."""
         folded = key.casefold()
-        kept = tuple(member for member in self.members if member[0].casefold() != folded)
+        kept = [member for member in self.members if member[0].casefold() != folded]
         if len(kept) == len(self.members):
             return self
         decoded = {name: value for name, value in self.decoded.items() if name.casefold() != folded}
-        return RawObject(kept, decoded)
+        return RawObject(tuple(kept), decoded)
 
     def text(self) -> str:
         """The object as JSON text."""
@@ -261,6 +268,8 @@ def _split_elements(text: str) -> Iterable[str]:
 
 def _is_text(value: str) -> bool:
     """Can it be a name or a path? JSON can write what neither the kernel nor a file system has."""
+    if value.isascii():
+        return "\0" not in value
     try:
         return b"\0" not in value.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -428,7 +437,7 @@ class PluginConfig:
     raw: RawObject
     section: Section
     """The object's keys, to be read one by one."""
-    _found: dict[Callable[..., object], object] = field(
+    _found: dict[Callable[..., Any], Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -440,7 +449,8 @@ class PluginConfig:
         """
         if find not in self._found:
             self._found[find] = find(self)
-        return cast("Found", self._found[find])
+        found: Found = self._found[find]
+        return found
 
     @property
     def where(self) -> str:
@@ -460,7 +470,7 @@ class PluginConfig:
 
     def keys_outside(self, known: Iterable[str]) -> tuple[str, ...]:
         """The keys that are in no list of known ones, whatever their case."""
-        folded = {key.casefold() for key in (*known, *COMMON_KEYS, *LIST_KEYS, *HANDED_KEYS)}
+        folded = _folded(tuple(known))
         return tuple(
             key
             for key, _ in self.raw.members
@@ -473,17 +483,24 @@ class PluginConfig:
 
         A member injected as None is taken out.
         """
-        raw = self.once(_with_list)
+        raw = with_list = self.once(_with_list)
         for key, value in injected.items():
             raw = raw.drop(key) if value is None else raw.put(key, value)
         if raw is self.raw:
             return self
-        section = Section(self.section.where, raw.values())
-        ready = PluginConfig(self.network, self.cni_version, self.type, self.capabilities, raw, section)
+        if raw is with_list:
+            return self.once(_of_list)
+        ready = self._of(raw)
         if injected.keys() == {"prevResult"}:  # of which nobody looks for anything once
             ready._found.update(self._found)
-            ready._found.pop(_with_list, None)
+            for find in (_with_list, _of_list):
+                ready._found.pop(find, None)
         return ready
+
+    def _of(self, raw: RawObject) -> "PluginConfig":
+        """The same plugin with other keys."""
+        section = Section(self.section.where, raw.values())
+        return PluginConfig(self.network, self.cni_version, self.type, self.capabilities, raw, section)
 
 
 def _ipam_of(config: PluginConfig) -> Section | None:
@@ -496,10 +513,15 @@ def _with_list(config: PluginConfig) -> RawObject:
     return config.raw.put("cniVersion", config.cni_version).put("name", config.network)
 
 
+def _of_list(config: PluginConfig) -> PluginConfig:
+    """The plugin with what it has of its list, and nothing else: most pods put nothing in."""
+    return config._of(config.once(_with_list))
+
+
 @lru_cache(maxsize=64)
 def _folded(known: tuple[str, ...]) -> frozenset[str]:
     """Keys in whatever case, those that every configuration may have among them."""
-    return frozenset(key.casefold() for key in (*known, *COMMON_KEYS, *LIST_KEYS))
+    return frozenset(key.casefold() for key in (*known, *COMMON_KEYS, *LIST_KEYS, *HANDED_KEYS))
 
 
 @lru_cache(maxsize=256)

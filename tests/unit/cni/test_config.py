@@ -575,5 +575,18 @@ def test_a_previous_result_changes_nothing_that_was_found():
     assert {"ips": []} == ready.execution({}).raw.values()["prevResult"]
 
 
+def test_a_plugin_of_a_list_is_made_ready_once():
+    """Most pods put nothing in; what was found in the plugin for one of them is there for the next."""
+    plugin = parse_plugin('{"type": "bridge"}', "here", network="n", cni_version="1.0.0")
+
+    ready = plugin.execution({})
+
+    assert {"type": "bridge", "cniVersion": "1.0.0", "name": "n"} == ready.raw.values()
+    assert ready is plugin.execution({"runtimeConfig": None}) is ready.execution({})
+    assert {"mtu": 9} == plugin.execution({"args": {"mtu": 9}}).section.value("args")
+    for each in (plugin, ready):
+        assert "prevResult" in each.execution({"prevResult": {}}).execution({}).raw.values()
+
+
 def type_of(config: PluginConfig) -> object:
     return config.section.value("type")
