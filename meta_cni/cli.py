@@ -382,10 +382,13 @@ def _container_id(netns: str) -> str:
 
 def _call(command: str, netns: str, pod: dict[str, Any] | None, stdin: bytes) -> int:
     from meta_cni import compose  # noqa: PLC0415
+    from meta_cni.cni.config import decode, indented  # noqa: PLC0415
 
     variables = _environment(command, _container_id(netns), netns, pod)
     answer, code = compose.serve(variables, stdin)
-    sys.stdout.write(answer.decode())
+    if answer:
+        text = indented(decode(answer, "answer"))
+        print(text.encode(errors="backslashreplace").decode())
     return code
 
 

@@ -25,6 +25,7 @@ from meta_cni.cni import version as versions
 from meta_cni.cni.config import (
     PluginConfig,
     encode,
+    encode_compact,
     parse_plugin,
 )
 from meta_cni.cni.errors import (
@@ -530,7 +531,7 @@ def serve(environment: Mapping[str, str], stdin: bytes, memory: Memory | None = 
         timeline.mark("parse")
         answer = _serve(request, configuration, memory or Memory(), timeline)
         _tell(environment, timeline, None, memory)
-        return (b"", 0) if answer is None else (encode(results.to_json(answer, version)), 0)
+        return (b"", 0) if answer is None else (encode_compact(results.to_json(answer, version)), 0)
     except CNIError as error:
         _tell(environment, timeline, error, memory)
         return encode(error.to_json(version)), 1

@@ -17,7 +17,7 @@ from meta_cni import invoke, ipam
 from meta_cni.cni import request as requests
 from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
-from meta_cni.cni.config import PluginConfig, Section, decode, encode, parse_plugin
+from meta_cni.cni.config import PluginConfig, Section, decode, encode, encode_compact, parse_plugin
 from meta_cni.cni.errors import (
     AlreadyAttached,
     BadConfig,
@@ -97,7 +97,7 @@ def serve(plugin_type: str, environment: Mapping[str, str], stdin: bytes) -> tup
         config = _config(stdin)
         version = versions.require_supported(config.cni_version)
         answer = _serve(delegates.load(plugin_type), request, config)
-        return (b"", 0) if answer is None else (encode(results.to_json(answer, version)), 0)
+        return (b"", 0) if answer is None else (encode_compact(results.to_json(answer, version)), 0)
     except CNIError as error:
         return encode(error.to_json(version)), 1
     except Exception as error:  # noqa: BLE001 - a bug must still be one CNI error

@@ -71,21 +71,27 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def encode(document: Mapping[str, object]) -> bytes:
-    """A document as it is printed; what is no UTF-8 is written as an escape."""
+    """A document as it is printed, by lines; what is no UTF-8 is written as an escape."""
     return indented(document).encode(errors="backslashreplace") + b"\n"
+
+
+def encode_compact(document: Mapping[str, object]) -> bytes:
+    """As encode(), on one line: a result, which runtimes decode and nobody waits to read."""
+    return _ENCODER.encode(document).encode(errors="backslashreplace") + b"\n"
 
 
 def indented(value: object, margin: str = "\n") -> str:
     """JSON text by lines, as json.dumps() writes it, which has no fast way of doing so."""
     if isinstance(value, str):
         return _encode_string(value)
-    if not isinstance(value, dict | list | tuple | Mapping) or not value:
-        return _ENCODER.encode(value)
     inner = margin + "    "
-    if isinstance(value, list | tuple):
-        return "[" + ",".join([inner + indented(each, inner) for each in value]) + margin + "]"
-    members = [f"{inner}{_encode_string(key)}: {indented(each, inner)}" for key, each in value.items()]
-    return "{" + ",".join(members) + margin + "}"
+    if isinstance(value, dict) and value:
+        members = [f"{_encode_string(key)}: {indented(each, inner)}" for key, each in value.items()]
+        return "{" + inner + ("," + inner).join(members) + margin + "}"
+    if isinstance(value, list | tuple) and value:
+        elements = [indented(each, inner) for each in value]
+        return "[" + inner + ("," + inner).join(elements) + margin + "]"
+    return _ENCODER.encode(value)
 
 
 def decode(text: str | bytes, what: str) -> object:

@@ -122,6 +122,7 @@ def test_attach_list_and_detach_by_hand(tmp_path: Path, pod: PodNetns, host: Soc
 
     attached = run("-m", "meta_cni", "attach", pod.path, "--pod", str(file), *options)
     assert (0, {"10.9.0.2/24"}) == (attached.returncode, pod.addresses("eth0")), attached.stdout
+    assert json.dumps(json.loads(attached.stdout), indent=4) + "\n" == attached.stdout
     listed = run("-m", "meta_cni", "attachments", "-o", "json", *options)
     assert ["ns/p", "brx"] == [json.loads(listed.stdout)[0][key] for key in ("pod", "device")]
     assert "10.9.0.2/24" in run("-m", "meta_cni", "attachments", "-o", "svg", *options).stdout

@@ -17,6 +17,9 @@ from meta_cni.cni.config import (
     as_text,
     case_warnings,
     decode,
+    encode,
+    encode_compact,
+    indented,
     kind_of,
     parse_network,
     parse_plugin,
@@ -586,6 +589,18 @@ def test_a_plugin_of_a_list_is_made_ready_once():
     assert {"mtu": 9} == plugin.execution({"args": {"mtu": 9}}).section.value("args")
     for each in (plugin, ready):
         assert "prevResult" in each.execution({"prevResult": {}}).execution({}).raw.values()
+
+
+@given(VALUES)
+def test_people_get_json_by_lines_and_programs_on_one(text: str):
+    """Errors and network-status are read by people, the latter as Multus writes it; a result is not."""
+    value = json.loads(text)
+
+    printed = encode_compact({"it": value})
+
+    assert json.dumps(value, indent=4, ensure_ascii=False) == indented(value)
+    assert ({"it": value}, 1) == (json.loads(printed), printed.count(b"\n"))
+    assert json.loads(printed) == json.loads(encode({"it": value}))
 
 
 def type_of(config: PluginConfig) -> object:
