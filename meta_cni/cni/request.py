@@ -14,6 +14,8 @@ from meta_cni.cni.errors import BadEnvironment
 
 NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")  # CNI specification: names and container ids
 IFNAMSIZ = 16  # <linux/if.h>, with the closing zero
+REFUSED = re.compile("[/:% ]")
+"""In the name of a link; of all white space, only this is printable for Python."""
 KERNEL_SPACE = b"\xa0"  # lib/ctype.c calls it space, so dev_valid_name() refuses "\u00e0" (0xC3 0xA0)
 
 NEEDED = {
@@ -111,8 +113,8 @@ def _read_args(text: str) -> tuple[dict[str, str], list[str]]:
     problems: list[str] = []
     for part in text.split(";"):
         key, equals, value = part.partition("=")
-        if equals and key.strip():
-            pairs[key.strip()] = value
+        if equals and (name := key.strip()):
+            pairs[name] = value
         elif part.strip():
             problems.append(f"CNI_ARGS: {part!r}: expected KEY=VALUE pairs joined by ';'")
     return pairs, problems
@@ -136,7 +138,7 @@ def interface_name_problem(name: str) -> str:
         return f"expected at most {IFNAMSIZ - 1} bytes, got {len(encoded)}"
     if name in (".", ".."):
         return "expected a name other than '.' and '..'"
-    if any(character in "/:%" or character.isspace() or not character.isprintable() for character in name):
+    if REFUSED.search(name) or not name.isprintable():
         return "expected a name without '/', ':', '%', white space or control characters"
     if KERNEL_SPACE in encoded:
         return "expected a name without the byte 0xA0, white space for the kernel; plain ASCII is safe"

@@ -9,6 +9,7 @@ on the way out, as the specification's conversion does (CNI 1.1.0, "Success" and
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -28,6 +29,16 @@ Address = IPv4Address | IPv6Address
 InterfaceAddress = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
 
+KEYS = frozenset(
+    (
+        *("cniVersion", "interfaces", "ips", "routes", "dns", "ip4", "ip6"),
+        *("name", "mac", "sandbox", "mtu", "socketPath", "pciID"),
+        *("version", "interface", "address", "gateway", "ip"),
+        *("dst", "gw", "advmss", "priority", "table", "scope"),
+        *("nameservers", "domain", "search", "options"),
+    )
+)
+"""Of a result and what is in it; an object that has no others has none in another case."""
 LARGEST_INT = 2**31 - 1
 LARGEST_U32 = 2**32 - 1  # RTA_PRIORITY, RTA_TABLE and RTAX_ADVMSS are u32, <linux/rtnetlink.h>
 LARGEST_SCOPE = 255  # rtm_scope is a byte, <linux/rtnetlink.h>
@@ -100,11 +111,13 @@ class Result:
     dns: DNS = field(default_factory=DNS)
 
 
+@lru_cache(maxsize=256)
 def address_of(text: str) -> Address:
     """
     An IP address without prefix, as Go's net.ParseIP takes it; raises ValueError.
 
-    Python alone would take a zone (fe80::1%eth0) as well, which no CNI plugin understands.
+    Python alone would take a zone (fe80::1%eth0) as well, which no CNI plugin understands. Every pod
+    of a network brings the same gateways and routes: the newest are remembered.
     """
     if "%" in text:
         raise ValueError(text)
@@ -121,6 +134,7 @@ def interface_address_of(text: str) -> InterfaceAddress:
     return ip_interface(text)
 
 
+@lru_cache(maxsize=256)
 def network_of(text: str) -> Network:
     """As interface_address_of(), with the host bits cut."""
     _require_prefix_length(text)
@@ -175,13 +189,13 @@ def _from_families(document: Mapping[str, object]) -> Result:
 
 def _interface(document: Mapping[str, object], path: str, is_one: bool) -> Interface:
     """An interface; the attributes that 1.x added are unknown keys before."""
-    interface = Interface(
-        _text(document, "name", path), _text(document, "mac", path), _text(document, "sandbox", path)
-    )
+    name, mac, sandbox = (_text(document, key, path) for key in ("name", "mac", "sandbox"))
     if not is_one:
-        return interface
-    return replace(
-        interface,
+        return Interface(name, mac, sandbox)
+    return Interface(
+        name,
+        mac,
+        sandbox,
         mtu=_number(document, "mtu", path, LARGEST_INT) or 0,
         socket_path=_text(document, "socketPath", path),
         pci_id=_text(document, "pciID", path),
@@ -244,6 +258,8 @@ def _value(document: Mapping[str, object], key: str) -> object:
     """A member by its key as written, else in any case; None when absent."""
     if key in document:
         return document[key]
+    if KEYS.issuperset(document):
+        return None
     folded = [value for name, value in document.items() if name.casefold() == key.casefold()]
     return folded[-1] if folded else None
 
@@ -355,38 +371,42 @@ def _families_json(result: Result) -> dict[str, object]:
     return families
 
 
-def _without_absent(document: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in document.items() if value not in ("", None)}
-
-
 def _interface_json(interface: Interface, is_one: bool) -> dict[str, object]:
-    document: dict[str, object] = {"name": interface.name, "mac": interface.mac, "sandbox": interface.sandbox}
-    if is_one:
-        document.update(mtu=interface.mtu or None, socketPath=interface.socket_path, pciID=interface.pci_id)
-    return {"name": interface.name, **_without_absent(document)}
+    document: dict[str, object] = {"name": interface.name}
+    if interface.mac:
+        document["mac"] = interface.mac
+    if interface.sandbox:
+        document["sandbox"] = interface.sandbox
+    if is_one and interface.mtu:
+        document["mtu"] = interface.mtu
+    if is_one and interface.socket_path:
+        document["socketPath"] = interface.socket_path
+    if is_one and interface.pci_id:
+        document["pciID"] = interface.pci_id
+    return document
 
 
 def _ip_json(ip: IPConfig, is_one: bool) -> dict[str, object]:
-    document: dict[str, object] = {
-        "version": None if is_one else str(ip.address.version),
-        "interface": ip.interface,
-        "address": str(ip.address),
-        "gateway": str(ip.gateway) if ip.gateway is not None else None,
-    }
-    return _without_absent(document)
+    document: dict[str, object] = {} if is_one else {"version": str(ip.address.version)}
+    if ip.interface is not None:
+        document["interface"] = ip.interface
+    document["address"] = str(ip.address)
+    if ip.gateway is not None:
+        document["gateway"] = str(ip.gateway)
+    return document
 
 
 def _route_json(route: Route) -> dict[str, object]:
-    document: dict[str, object] = {
-        "dst": str(route.destination),
-        "gw": str(route.gateway) if route.gateway is not None else None,
-        "mtu": route.mtu or None,
-        "advmss": route.advmss or None,
-        "priority": route.priority or None,
-        "table": route.table,
-        "scope": route.scope,
-    }
-    return _without_absent(document)
+    document: dict[str, object] = {"dst": str(route.destination)}
+    if route.gateway is not None:
+        document["gw"] = str(route.gateway)
+    for key, number in (("mtu", route.mtu), ("advmss", route.advmss), ("priority", route.priority)):
+        if number:
+            document[key] = number
+    for key, told in (("table", route.table), ("scope", route.scope)):
+        if told is not None:
+            document[key] = told
+    return document
 
 
 def _dns_json(dns: DNS) -> dict[str, object]:
