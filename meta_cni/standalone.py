@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import delegates
-from meta_cni import invoke, ipam
+from meta_cni import ipam
 from meta_cni.cni import request as requests
 from meta_cni.cni import result as results
 from meta_cni.cni import version as versions
@@ -126,8 +126,7 @@ def _serve(kind: type[BuiltIn], request: Request, config: PluginConfig) -> Resul
         return None
     if request.command == "STATUS":
         kind.status(config)
-        environment = invoke.environment(request.environment, _cni_variables(request))
-        ipam.status(config, environment=environment, deadline_s=DEADLINE_S)
+        ipam.status(config, environment=request.environment, deadline_s=DEADLINE_S)
         return None
     if request.command == "ADD":
         _refuse(kind, config)
@@ -235,7 +234,7 @@ def _addresses(request: Request, config: PluginConfig) -> ipam.Addresses:
         container_id=request.container_id,
         interface=request.interface,
         cni_args=request.args,
-        environment=invoke.environment(request.environment, _cni_variables(request)),
+        environment=request.environment,
         deadline_s=DEADLINE_S,
     )
 
@@ -252,19 +251,10 @@ def _attachment(request: Request, namespaces: Namespaces, addresses: ipam.Addres
     )
 
 
-def _cni_variables(request: Request) -> dict[str, str]:
-    return {key: value for key, value in request.environment.items() if key.startswith("CNI_")}
-
-
 def _collect(kind: type[BuiltIn], config: PluginConfig, request: Request) -> None:
     """GC of what the delegate has on the node, and of its addresses; links die with their namespace."""
     valid = valid_attachments(config.section)
     if valid is None:
         raise BadConfig(f"{config.where}: {GC_KEYS[0]} is missing: expected a list")
     kind.collect(config, valid)
-    ipam.reclaim(
-        config,
-        valid,
-        environment=invoke.environment(request.environment, _cni_variables(request)),
-        deadline_s=DEADLINE_S,
-    )
+    ipam.reclaim(config, valid, environment=request.environment, deadline_s=DEADLINE_S)
