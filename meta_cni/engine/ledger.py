@@ -35,6 +35,7 @@ ENTRY, RESULTS = f"meta-cni {FORMAT}", f"meta-cni {FORMAT} results"
 LOCK_POLL_S = 0.01
 LOCKS, LOCK = "locks", "lock"
 """The file of which every sandbox locks a byte; nothing is ever written into it."""
+ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 FLOCK = struct.Struct("hhqqi")  # struct flock, fcntl(2)
 INTERFACE = re.compile(rb'"interface":"([^"]+)"')
 """As an entry has it."""
@@ -141,7 +142,7 @@ class Ledger:
 
     def read(self, container_id: str) -> Entry | None:
         """The entry of a sandbox; None when there is none, DamagedEntry when it cannot be trusted."""
-        path = self.directory / container_id
+        path = self._path(container_id)
         try:
             return _decode(_read(path), path)
         except FileNotFoundError:
@@ -150,47 +151,41 @@ class Ledger:
     def named_interfaces(self, container_id: str) -> frozenset[str]:
         """Every interface that is named in what is left of a damaged entry. Raises IOFailure."""
         try:
-            found = INTERFACE.findall(_read(self.directory / container_id))
+            found = INTERFACE.findall(_read(self._path(container_id)))
         except FileNotFoundError:
             return frozenset()
         return frozenset(each.decode(errors="replace") for each in found)
 
     def write(self, entry: Entry) -> None:
         """Replace an entry; one without attachments is removed. Nothing is lost when it fails."""
-        path = self.directory / entry.container_id
         if not entry.records:
             self.remove(entry.container_id)
             return
+        path, content = self._path(entry.container_id), _section(ENTRY, _document(entry))
         try:
-            _replace(path, _section(ENTRY, _document(entry)), _is_durable(entry))
+            _replace(path, content, _is_durable(entry))
         except FileNotFoundError:
             _make_directory(self.directory)
-            _replace(path, _section(ENTRY, _document(entry)), _is_durable(entry))
+            _replace(path, content, _is_durable(entry))
 
     def complete(self, entry: Entry, results: Sequence[tuple[Record, Mapping[str, Any]]]) -> None:
         """Add to an entry, as it was written, the results that some of its attachments have by now."""
         if not results:  # there may be no entry
             return
-        path = self.directory / entry.container_id
+        path = self._path(entry.container_id)
         content = b"\n" + _section(RESULTS, {_place(each): result for each, result in results}) + b"\n"
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            try:
-                if os.write(descriptor, content) != len(content):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if _is_durable(entry):
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _write(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), content, _is_durable(entry))
         except OSError as error:
             raise IOFailure(f"write ledger entry {path}: {error.strerror}") from None
 
     def remove(self, container_id: str) -> None:
         """Forget a sandbox, and what was being written of it when we were killed; gone is success."""
-        path = self.directory / container_id
+        path = self._path(container_id)
         try:
-            _unfinished(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            for each in (_unfinished(path), path):
+                with suppress(FileNotFoundError):
+                    os.unlink(each)
         except OSError as error:
             raise IOFailure(f"remove ledger entry {path}: {error.strerror}") from None
 
@@ -214,7 +209,7 @@ class Ledger:
         found: list[tuple[Entry, Record]] = []
         for container_id in self.container_ids():
             with suppress(FileNotFoundError, DamagedEntry):
-                path = self.directory / container_id
+                path = self._path(container_id)
                 text = _read(path)
                 if any(each in text for each in wanted):
                     entry = _decode(text, path)
@@ -241,16 +236,20 @@ class Ledger:
                 found[name] = (status.st_ino, status.st_mtime_ns, status.st_size)
         return found
 
+    def _path(self, container_id: str) -> str:
+        return f"{self.directory}/{container_id}"
+
     def damaged(self) -> tuple[Path, ...]:
         """Entries that were set aside."""
         directory = self.directory / "damaged"
         return tuple(sorted(directory.iterdir())) if directory.is_dir() else ()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     """The bytes of an entry; raises FileNotFoundError, and IOFailure for anything else."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -326,11 +325,11 @@ def _is_durable(entry: Entry) -> bool:
 
 def _section(head: str, document: Mapping[str, Any]) -> bytes:
     """A line with the checksum of the next one, which has no end."""
-    body = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    body = ENCODER.encode(document).encode()
     return f"{head} {hashlib.sha256(body).hexdigest()}\n".encode() + body
 
 
-def _replace(path: Path, content: bytes, is_durable: bool) -> None:
+def _replace(path: str, content: bytes, is_durable: bool) -> None:
     """
     Write beside and rename; a failure leaves what was there. The sandbox's lock is held.
 
@@ -338,32 +337,37 @@ def _replace(path: Path, content: bytes, is_durable: bool) -> None:
     """
     temporary = _unfinished(path)
     try:
-        with open(temporary, "wb", opener=_private, buffering=0) as file:
-            if file.write(content) != len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if is_durable:
-                os.fsync(file.fileno())
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        _write(os.open(temporary, flags, 0o600), content, is_durable)
         os.replace(temporary, path)
         if is_durable:
-            _sync_directory(path.parent)
+            _sync_directory(os.path.dirname(path))
     except FileNotFoundError:
         raise
     except OSError as error:
         with suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)
         raise IOFailure(f"write ledger entry {path}: {error.strerror}") from None
 
 
-def _unfinished(path: Path) -> Path:
+def _write(descriptor: int, content: bytes, is_durable: bool) -> None:
+    """Write all of it, and close the file."""
+    try:
+        if os.write(descriptor, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if is_durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unfinished(path: str) -> str:
     """What a write that is cut off leaves: one file, which the next write takes and remove() removes."""
-    return path.with_name(f".{path.name}.new")
+    directory, name = os.path.split(path)
+    return f"{directory}/.{name}.new"
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_directory(directory: Path) -> None:
+def _sync_directory(directory: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -383,7 +387,7 @@ def _values(told: Entry | Record | Executed) -> dict[str, Any]:
     return {name: getattr(told, name) for name in told.__slots__}
 
 
-def _decode(text: bytes, path: Path) -> Entry:
+def _decode(text: bytes, path: str) -> Entry:
     lines = text.split(b"\n")
     document = _checked(ENTRY, lines[:2])
     if document is None:
