@@ -197,11 +197,17 @@ class RawObject:
         folded = key.casefold()
         return [name.casefold() for name, _ in self.members].count(folded) == 1
 
+    def _has(self, key: str) -> bool:
+        """The member is there, in whatever case."""
+        return key.casefold() in map(str.casefold, self.decoded)
+
     def put_text(self, key: str, text: str) -> "RawObject":
         """As put(), with the value's JSON text."""
         return self._put(key, text, _DECODER.decode(text))
 
     def _put(self, key: str, text: str, value: object) -> "RawObject":
+        if not self._has(key):
+            return RawObject((*self.members, (key, text)), {**self.decoded, key: value})
         folded = key.casefold()
         kept: list[tuple[str, str]] = []
         is_put = False
@@ -211,19 +217,17 @@ class RawObject:
             elif not is_put:
                 kept.append((key, text))
                 is_put = True
-        if not is_put:
-            kept.append((key, text))
         decoded = {name: value for name, value in self.decoded.items() if name.casefold() != folded}
         return RawObject(tuple(kept), {**decoded, key: value})
 
     def drop(self, key: str) -> "RawObject":
         """The object without a member, in whatever case it was written."""
-        folded = key.casefold()
-        kept = [member for member in self.members if member[0].casefold() != folded]
-        if len(kept) == len(self.members):
+        if not self._has(key):
             return self
+        folded = key.casefold()
+        kept = tuple(member for member in self.members if member[0].casefold() != folded)
         decoded = {name: value for name, value in self.decoded.items() if name.casefold() != folded}
-        return RawObject(tuple(kept), decoded)
+        return RawObject(kept, decoded)
 
     def text(self) -> str:
         """The object as JSON text."""
@@ -233,7 +237,9 @@ class RawObject:
 def _encode(value: object) -> str:
     """JSON text; a lone surrogate, which UTF-8 cannot write, keeps its escape."""
     text = _ENCODER.encode(value)
-    return json.dumps(value, separators=(",", ":")) if _SURROGATE.search(text) else text
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return json.dumps(value, separators=(",", ":"))
 
 
 @lru_cache(maxsize=256)
@@ -444,9 +450,10 @@ class PluginConfig:
     raw: RawObject
     section: Section
     """The object's keys, to be read one by one."""
-    _found: dict[Callable[..., Any], Any] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    is_ready: bool = field(default=False, repr=False, compare=False)
+    """It has what is its list's, as execution() gives it."""
+    found: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
+    """What once() has found; of one that differs by `prevResult` alone, the same."""
 
     def once(self, find: "Callable[[PluginConfig], Found]") -> Found:
         """
@@ -454,9 +461,9 @@ class PluginConfig:
 
         Pods come by the thousand and networks by the dozen, and parse_network() remembers those.
         """
-        if find not in self._found:
-            self._found[find] = find(self)
-        found: Found = self._found[find]
+        if find not in self.found:
+            self.found[find] = find(self)
+        found: Found = self.found[find]
         return found
 
     @property
@@ -490,24 +497,21 @@ class PluginConfig:
 
         A member injected as None is taken out.
         """
-        raw = with_list = self.once(_with_list)
+        ready = self if self.is_ready else self.once(_of_list)
+        raw = ready.raw
         for key, value in injected.items():
             raw = raw.drop(key) if value is None else raw.put(key, value)
-        if raw is self.raw:
-            return self
-        if raw is with_list:
-            return self.once(_of_list)
-        ready = self._of(raw)
-        if injected.keys() == {"prevResult"}:  # of which nobody looks for anything once
-            ready._found.update(self._found)
-            for find in (_with_list, _of_list):
-                ready._found.pop(find, None)
-        return ready
+        if raw is ready.raw:
+            return ready
+        is_same = injected.keys() == {"prevResult"}  # nobody looks for anything in it once
+        return ready._of(raw, ready.found if is_same else {})
 
-    def _of(self, raw: RawObject) -> "PluginConfig":
-        """The same plugin with other keys."""
-        section = Section(self.section.where, raw.values())
-        return PluginConfig(self.network, self.cni_version, self.type, self.capabilities, raw, section)
+    def _of(self, raw: RawObject, found: dict[Callable[..., Any], Any]) -> "PluginConfig":
+        """The plugin with what is put in."""
+        section = Section(self.section.where, raw.decoded)
+        return PluginConfig(
+            self.network, self.cni_version, self.type, self.capabilities, raw, section, True, found
+        )
 
 
 def _ipam_of(config: PluginConfig) -> Section | None:
@@ -515,14 +519,10 @@ def _ipam_of(config: PluginConfig) -> Section | None:
     return section if section is not None and section.string("type") else None
 
 
-def _with_list(config: PluginConfig) -> RawObject:
-    """The object with what it has of its list."""
-    return config.raw.put("cniVersion", config.cni_version).put("name", config.network)
-
-
 def _of_list(config: PluginConfig) -> PluginConfig:
     """The plugin with what it has of its list, and nothing else: most pods put nothing in."""
-    return config._of(config.once(_with_list))
+    raw = config.raw.put("cniVersion", config.cni_version).put("name", config.network)
+    return config._of(raw, {})
 
 
 @lru_cache(maxsize=64)
