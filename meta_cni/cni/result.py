@@ -423,17 +423,15 @@ def merge(results: tuple[Result, ...]) -> Result:
 
     DNS is the first one's that says anything, so the default network's where it has one.
     """
-    merged = Result()
+    interfaces: list[Interface] = []
+    ips: list[IPConfig] = []
+    routes: list[Route] = []
     for each in results:
-        shift = len(merged.interfaces)
-        shifted = (
-            IPConfig(ip.address, ip.gateway, None if ip.interface is None else ip.interface + shift)
-            for ip in each.ips
-        )
-        merged = Result(
-            interfaces=(*merged.interfaces, *each.interfaces),
-            ips=(*merged.ips, *shifted),
-            routes=(*merged.routes, *each.routes),
-            dns=merged.dns or each.dns,
-        )
-    return merged
+        shift = len(interfaces)
+        interfaces += each.interfaces
+        for ip in each.ips:
+            index = None if ip.interface is None else ip.interface + shift
+            ips.append(IPConfig(ip.address, ip.gateway, index))
+        routes += each.routes
+    dns = next((each.dns for each in results if each.dns), DNS())
+    return Result(tuple(interfaces), tuple(ips), tuple(routes), dns)
