@@ -115,31 +115,27 @@ def _collect(parsers: list[Callable[[], Selection]]) -> tuple[Selection, ...]:
 
 def _parse_short(item: str, default_namespace: str, where: str) -> Selection:
     """[namespace/]name[@interface]"""
-    wrong = BadConfig(f"{where}: {item!r}: expected [namespace/]name[@interface]")
     network, *interface = item.split("@")
     *namespace, name = network.split("/")
     if len(namespace) > 1 or len(interface) > 1 or not name or "" in (*namespace, *interface):
-        raise wrong
-    errors: list[CNIError] = []
-    _check(errors, SUBDOMAIN.match(name), f"{where}: name {name!r}: expected a DNS-1123 subdomain")
+        raise BadConfig(f"{where}: {item!r}: expected [namespace/]name[@interface]")
+    problems: list[str] = []
+    if not SUBDOMAIN.match(name):
+        problems.append(f"name {name!r}: expected a DNS-1123 subdomain")
     for each in namespace:
-        _check(errors, LABEL.match(each), f"{where}: namespace {each!r}: expected a DNS-1123 label")
+        if not LABEL.match(each):
+            problems.append(f"namespace {each!r}: expected a DNS-1123 label")
     for each in interface:
-        problem = interface_name_problem(each)
-        _check(errors, not problem, f"{where}: interface {each!r}: {problem}")
-    if errors:
-        raise join(errors)
+        if problem := interface_name_problem(each):
+            problems.append(f"interface {each!r}: {problem}")
+    if problems:
+        raise join([BadConfig(f"{where}: {each}") for each in problems])
     return Selection(
         name=name,
         namespace=namespace[0] if namespace else default_namespace,
         interface=interface[0] if interface else "",
         where=where,
     )
-
-
-def _check(errors: list[CNIError], is_right: object, text: str) -> None:
-    if not is_right:
-        errors.append(BadConfig(text))
 
 
 def _parse_json(text: str, default_namespace: str, where: str) -> tuple[Selection, ...]:
