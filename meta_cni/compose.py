@@ -317,7 +317,9 @@ def construct(
 ) -> Delegate:
     """The delegate of one plugin of an attachment, with its addresses and its environment."""
     netns_path = "" if request.command != "CHECK" and namespaces.is_gone else namespaces.path
-    environment = invoke.environment(request.environment, _variables(request, record, netns_path))
+    environment = request.environment
+    if not executed.is_builtin or ipam.is_executed(plugin, executed.ipam_policy):
+        environment = invoke.environment(environment, _variables(request, record, netns_path))
     addresses: ipam.Addresses = ipam.Nothing()
     if executed.is_builtin:
         addresses = ipam.open_addresses(
