@@ -45,6 +45,12 @@ def length_of(data: bytes | bytearray) -> int | None:
 
     Raises DecodeFailure when it is none of this protocol, or longer than anybody needs.
     """
+    lengths = _lengths(data)
+    return sum(lengths) if lengths is not None else None
+
+
+def _lengths(data: bytes | bytearray) -> tuple[int, int, int] | None:
+    """As length_of(), of the line, the variables and the standard input."""
     end = data.find(b"\n", 0, LONGEST_HEAD)
     if end < 0:
         if len(data) >= LONGEST_HEAD:
@@ -63,18 +69,17 @@ def length_of(data: bytes | bytearray) -> int | None:
             f"read request of {variables} and {stdin} bytes: "
             f"expected at most {LONGEST_VARIABLES} of variables and {LONGEST_STDIN} of standard input"
         )
-    return len(head) + variables + stdin
+    return len(head), variables, stdin
 
 
 def parse_request(data: bytes | bytearray) -> Call:
     """A whole request; raises DecodeFailure."""
-    length = length_of(data)
-    if length is None or len(data) != length:
-        raise DecodeFailure(f"read request: {len(data)} bytes: expected {length or 'more'}")
-    end = data.index(b"\n") + 1
-    found = REQUEST.fullmatch(bytes(data[:end]))
-    assert found is not None
-    stdin_at = end + int(found[1])
+    lengths = _lengths(data)
+    if lengths is None or len(data) != sum(lengths):
+        expected = "more" if lengths is None else sum(lengths)
+        raise DecodeFailure(f"read request: {len(data)} bytes: expected {expected}")
+    end = lengths[0]
+    stdin_at = end + lengths[1]
     variables: dict[str, str] = {}
     *entries, rest = bytes(data[end:stdin_at]).split(b"\0")
     for entry in [*entries, rest] if rest else entries:
