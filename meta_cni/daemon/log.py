@@ -16,6 +16,7 @@ from meta_cni.cni.errors import CNIError
 from meta_cni.metrics import Timeline
 
 FIELDS = "fields"
+ENCODER = json.JSONEncoder(ensure_ascii=False)
 LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
 
 
@@ -31,7 +32,7 @@ class JSONLines(logging.Formatter):
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
         # A byte that was no UTF-8 is a lone surrogate here: in a file it would cost the whole line.
-        return json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        return ENCODER.encode(told).encode("utf-8", "backslashreplace").decode()
 
 
 def fields_of(variables: Mapping[str, str], timeline: Timeline, error: CNIError | None) -> dict[str, Any]:
