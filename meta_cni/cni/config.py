@@ -479,8 +479,7 @@ class PluginConfig:
     @property
     def ipam_type(self) -> str:
         """The IPAM plugin's type; empty when the attachment is layer 2 only."""
-        section = self.ipam
-        return section.string("type") if section is not None else ""
+        return self.once(_ipam_type_of)
 
     def keys_outside(self, known: Iterable[str]) -> tuple[str, ...]:
         """The keys that are in no list of known ones, whatever their case."""
@@ -517,6 +516,11 @@ class PluginConfig:
 def _ipam_of(config: PluginConfig) -> Section | None:
     section = config.section.section("ipam")
     return section if section is not None and section.string("type") else None
+
+
+def _ipam_type_of(config: PluginConfig) -> str:
+    section = config.ipam
+    return section.string("type") if section is not None else ""
 
 
 def _of_list(config: PluginConfig) -> PluginConfig:

@@ -104,8 +104,8 @@ class Engine:
     def __init__(self, settings: Settings, world: World) -> None:
         self.settings = settings
         self.world = world
-        self.ledger = Ledger(Path(settings.cni_dir) / "ledger")
-        self.untold = untold.Untold(Path(settings.cni_dir) / untold.DIRECTORY)
+        self.ledger = Ledger(Path(f"{settings.cni_dir}/ledger"))
+        self.untold = untold.Untold(Path(f"{settings.cni_dir}/{untold.DIRECTORY}"))
         self.networks = Networks(settings, world.store)
         self.inherited = Inherited(settings)
 

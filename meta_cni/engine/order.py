@@ -16,6 +16,8 @@ def turns(interfaces: Sequence[str], needs: Sequence[Collection[str]]) -> tuple[
 
     Raises BadConfig when some need each other.
     """
+    if not any(needs):
+        return tuple(range(len(interfaces)))
     wanted = [set(each).intersection(interfaces) - {own} for own, each in zip(interfaces, needs, strict=True)]
     order: list[int] = []
     while len(order) < len(interfaces):

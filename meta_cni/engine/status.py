@@ -132,6 +132,8 @@ def _gateways(result: Result) -> list[str]:
 
 
 def _dns(dns: DNS) -> dict[str, object]:
+    if not dns:
+        return {}
     keys = ("nameservers", "domain", "search", "options")
     values = {key: getattr(dns, key) for key in keys}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if value}
