@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
-from meta_cni.cni.config import PluginConfig
+from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig, CNIError, NetnsGone, join
 from meta_cni.cni.hardware import ETHERNET, hardware_address, is_of_one_station
 from meta_cni.cni.result import Interface, Result
@@ -163,13 +163,30 @@ def requested_mac(config: PluginConfig, attachment: Attachment, *, is_args_first
     `runtimeConfig.mac` wins, then CNI_ARGS `MAC`, then the key `mac`; with `is_args_first` the
     bridge's order, in which `args.cni.mac` comes before CNI_ARGS.
     """
+    runtime, args, own = config.once(_macs_and_args if is_args_first else _macs)
+    return ethernet_address(config, runtime or args or attachment.cni_args.get("MAC", "") or own)
+
+
+def _macs(config: PluginConfig) -> tuple[str, str, str]:
+    """What a configuration has in runtimeConfig, nothing, and of its own."""
+    runtime, _ = _places_of_macs(config)
+    return _mac_in(runtime), "", _mac_in(config.section)
+
+
+def _macs_and_args(config: PluginConfig) -> tuple[str, str, str]:
+    """What a configuration has in runtimeConfig, in args.cni, and of its own."""
+    runtime, cni = _places_of_macs(config)
+    return _mac_in(runtime), _mac_in(cni), _mac_in(config.section)
+
+
+def _places_of_macs(config: PluginConfig) -> tuple[Section | None, Section | None]:
+    """runtimeConfig and args.cni."""
     runtime, args = config.section.section("runtimeConfig"), config.section.section("args")
-    cni = args.section("cni") if args else None
-    candidates = [runtime.string("mac") if runtime else ""]
-    if is_args_first and cni is not None:
-        candidates.append(cni.string("mac"))
-    candidates += [attachment.cni_args.get("MAC", ""), config.section.string("mac")]
-    return ethernet_address(config, next((each for each in candidates if each), ""))
+    return runtime, args.section("cni") if args else None
+
+
+def _mac_in(section: Section | None) -> str:
+    return section.string("mac") if section is not None else ""
 
 
 def ethernet_address(config: PluginConfig, text: str) -> str:
