@@ -261,8 +261,7 @@ def choose(
 
     `is_here`: on this node; on another one, a program is not looked for.
     """
-    builtin = delegates.load(plugin.type) if plugin.type in delegates.BUILTIN else None
-    refusal = plugin.once(builtin.refuses) if builtin is not None else f"type {plugin.type} is not built in"
+    refusal = plugin.once(_refusal)
     if policy != "exec" and not refusal:
         if is_here:
             _refuse_ipam(plugin, ipam_policy, path)
@@ -275,6 +274,13 @@ def choose(
             f"{plugin.where}: type {plugin.type!r} is meta-cni itself ({binary}): expected another plugin"
         )
     return Execution(plugin, False, refusal or "delegatePolicy exec", binary)
+
+
+def _refusal(plugin: PluginConfig) -> str:
+    """Why no delegate of ours can have it; empty when one can."""
+    if plugin.type not in delegates.BUILTIN:
+        return f"type {plugin.type} is not built in"
+    return delegates.load(plugin.type).refuses(plugin)
 
 
 def _refuse_ipam(plugin: PluginConfig, policy: str, path: tuple[str, ...]) -> None:
