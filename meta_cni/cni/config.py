@@ -314,7 +314,7 @@ class Section:
         if key in self.values:
             return self.values[key]
         if not self._folded:
-            self._folded.update((name.casefold(), value) for name, value in self.values.items())
+            self._folded.update(zip(map(str.casefold, self.values), self.values.values(), strict=True))
         return self._folded.get(key.casefold())
 
     def wrong(self, key: str, expected: str) -> BadConfig:

@@ -339,12 +339,12 @@ def to_json(result: Result, version: str) -> dict[str, object]:
         document.update(_families_json(result))
     else:
         is_one = at_least(version, "1.0.0")
-        lists = {
-            "interfaces": [_interface_json(each, is_one) for each in result.interfaces],
-            "ips": [_ip_json(each, is_one) for each in result.ips],
-            "routes": [_route_json(each) for each in result.routes],
-        }
-        document.update({key: value for key, value in lists.items() if value})
+        if result.interfaces:
+            document["interfaces"] = [_interface_json(each, is_one) for each in result.interfaces]
+        if result.ips:
+            document["ips"] = [_ip_json(each, is_one) for each in result.ips]
+        if result.routes:
+            document["routes"] = [_route_json(each) for each in result.routes]
     if result.dns:
         document["dns"] = _dns_json(result.dns)
     return document
