@@ -84,8 +84,12 @@ def indented(value: object, margin: str = "\n") -> str:
     """JSON text by lines, as json.dumps() writes it, which has no fast way of doing so."""
     if isinstance(value, str):
         return _encode_string(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     inner = margin + "    "
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):
+        if not value:
+            return "{}"
         members = [f"{_encode_string(key)}: {indented(each, inner)}" for key, each in value.items()]
         return "{" + inner + ("," + inner).join(members) + margin + "}"
     if isinstance(value, list | tuple) and value:
