@@ -365,6 +365,8 @@ class Server:
         refusal = refusal_of(connection)
         if refusal:
             self._answer(caller, *told(CNIError(refusal)), poll)
+        else:  # a shim has sent its call by now, as a rule
+            self._hear(connection.fileno(), poll)
 
     def _rest(self, listener: socket.socket, poll: select.epoll, reason: str) -> None:
         """Accept nobody for a while; the listener would be told without end."""
