@@ -618,11 +618,13 @@ def _reference(namespace: str, name: str) -> str:
 
 def _path(kind: Kind, namespace: str | None, name: str = "", subresource: str = "") -> str:
     resource = kind.value
-    parts = ["apis", resource.group, resource.version] if resource.group else ["api", resource.version]
+    path = f"/apis/{resource.group}/{resource.version}" if resource.group else f"/api/{resource.version}"
     if resource.is_namespaced and namespace:
-        parts += ["namespaces", namespace]
-    parts += [part for part in (resource.plural, name, subresource) if part]
-    return "/" + "/".join(quote(part, safe="") for part in parts)
+        path += f"/namespaces/{quote(namespace, safe='')}"
+    path += f"/{resource.plural}"
+    if name:
+        path += f"/{quote(name, safe='')}"
+    return f"{path}/{subresource}" if subresource else path
 
 
 def _selecting(selector: Selector) -> dict[str, str]:
