@@ -17,7 +17,7 @@ import pytest
 
 from meta_cni.cni.errors import IOFailure
 from meta_cni.daemon import server, wire
-from meta_cni.daemon.server import Caller, Errand, Limits, Server
+from meta_cni.daemon.server import Caller, Errand, Limits, Queue, Server
 from meta_cni.daemon.wire import Call
 
 WAIT_S = 60
@@ -137,6 +137,30 @@ def test_a_call_is_answered(serve: Serve, path: Path):
     serve()
 
     assert (b"answer to {}", 0) == ask(path, "STATUS")
+
+
+def test_a_call_wakes_one_worker_and_lets_the_others_sleep():
+    """All of them would find nothing and sleep again, which costs more than a small call."""
+    queue, calls, workers = Queue(1), 50, 32
+    threads = [threading.Thread(target=_take_all, args=(queue,)) for _ in range(workers)]
+    for each in threads:
+        each.start()
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    for n in range(calls):
+        assert queue.put(Errand(str(n), lambda: None))
+        assert queue.is_empty_within(WAIT_S)
+    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+    queue.close()
+    for each in threads:
+        each.join(WAIT_S)
+
+    assert (False, True) == (any(each.is_alive() for each in threads), switches < calls * workers / 2)
+
+
+def _take_all(queue: Queue) -> None:
+    while (taken := queue.take()) is not None:
+        queue.done(taken)
 
 
 def test_calls_of_one_sandbox_are_done_one_after_the_other_and_others_meanwhile(serve: Serve, path: Path):
