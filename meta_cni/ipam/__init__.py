@@ -88,12 +88,10 @@ def _path(environment: Mapping[str, str]) -> Sequence[str]:
 
 def is_executed(config: PluginConfig, policy: str) -> bool:
     """Does the policy have a plugin executed? Raises BadConfig when it forbids what is needed."""
-    if not config.ipam_type:
-        return False
     refusal = refuses(config)
     if policy == "builtin" and refusal:
         raise BadConfig(f"{config.where}: ipam: delegatePolicy builtin: {refusal}")
-    return policy == "exec" or bool(refusal)
+    return bool(refusal) or (policy == "exec" and bool(config.ipam_type))
 
 
 def refuses(config: PluginConfig) -> str:

@@ -206,13 +206,11 @@ def parse(
     A gateway outside of its network (the reference refuses it since 1.10.0) keeps no DEL, nor does
     a route or an address that was asked for: who releases needs none.
     """
-    options = config.once(_configured)
-    if is_new:
-        config.once(_check_new)
     if is_released:
-        return options
-    routes, requested = config.once(_routes), _asked(config, cni_args)
-    return replace(options, routes=routes, requested=requested) if routes or requested else options
+        return config.once(_configured)
+    options = config.once(_new if is_new else _with_routes)
+    requested = _asked(config, cni_args)
+    return replace(options, requested=requested) if requested else options
 
 
 def _configured(config: PluginConfig) -> Options:
@@ -229,16 +227,18 @@ def _configured(config: PluginConfig) -> Options:
     return Options(sets, (), section.string("resolvConf"), _directory(config, section))
 
 
-def _routes(config: PluginConfig) -> tuple[Route, ...]:
-    return _fixed_routes(_ipam(config).where, config.raw.text_of("ipam") or "")
+def _with_routes(config: PluginConfig) -> Options:
+    routes = _fixed_routes(_ipam(config).where, config.raw.text_of("ipam") or "")
+    return replace(config.once(_configured), routes=routes)
 
 
-def _check_new(config: PluginConfig) -> None:
-    """What is refused to an ADD alone: gateways, and what stands beside a subnet that is not there."""
+def _new(config: PluginConfig) -> Options:
+    """For an ADD, which alone is refused bad gateways, and what stands beside a subnet that is not there."""
     section = _ipam(config)
     ranges.check_gateways(config.once(_configured).sets, section.where)
     for key in ("rangeStart", "rangeEnd", "gateway"):
         section.address(key)
+    return config.once(_with_routes)
 
 
 def _ipam(config: PluginConfig) -> Section:

@@ -6,7 +6,7 @@ A pod asks for addresses in three places: `IP` of CNI_ARGS, `args.cni.ips`, and 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Interface, ip_interface
 
 from meta_cni.cni.config import PluginConfig, Section
@@ -26,16 +26,17 @@ class Asked:
 
 def asked(config: PluginConfig, cni_args: Mapping[str, str]) -> Asked:
     """What CNI_ARGS, args.cni and runtimeConfig ask for; raises BadConfig."""
-    args, runtime = config.once(_configured)
-    return Asked(split(cni_args.get("IP", "")), args, runtime)
+    configured = config.once(_configured)
+    text = cni_args.get("IP")
+    return replace(configured, cni_args=split(text)) if text else configured
 
 
-def _configured(config: PluginConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _configured(config: PluginConfig) -> Asked:
     """What args.cni and runtimeConfig ask for."""
     args = config.section.section("args")
     cni = args.section("cni") if args else None
     runtime = config.section.section("runtimeConfig")
-    return cni.strings("ips") if cni else (), runtime.strings("ips") if runtime else ()
+    return Asked((), cni.strings("ips") if cni else (), runtime.strings("ips") if runtime else ())
 
 
 def split(text: str) -> tuple[str, ...]:
