@@ -10,14 +10,12 @@ it to a nanosecond of our own when we have done.
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from meta_cni.cni.result import Address
 from meta_cni.ipam import reservations
-from meta_cni.ipam.reservations import Reservation
+from meta_cni.ipam.reservations import LAST_RESERVED, Reservation
 from meta_cni.recent import Recent
 
 MOST = 256
@@ -25,14 +23,49 @@ MOST = 256
 
 
 @dataclass(slots=True)
-class _Known:
-    """One directory."""
+class Contents:
+    """What one directory holds."""
 
-    stamp: tuple[int, int]
+    directory: str
     names: set[str]
+    """Of all files."""
     by_container: dict[str, list[Reservation]]
-    marks: dict[int, Address]
+    """Of the container that asked, or of all where that is remembered."""
+    inode: int = 0
+    left_ns: int | None = None
+    """The modification time that we have given it; None while it has none of ours."""
+    _marks: dict[int, Address] = field(default_factory=dict)
     """The last address of each range set, as far as it is known."""
+
+    def of(self, container_id: str) -> list[Reservation]:
+        """A container's reservations."""
+        return list(self.by_container.get(container_id, ()))
+
+    def last_reserved(self, index: int) -> Address | None:
+        """As reservations.last_reserved(); whoever marks an address also makes a file, which is seen."""
+        known = self._marks.get(index)
+        if known is None:
+            known = reservations.last_reserved(self.directory, index)
+            if known is not None:
+                self._marks[index] = known
+        return known
+
+    def learn(self, made: Sequence[Reservation]) -> None:
+        """What was written, one of each range set."""
+        for index, each in enumerate(made):
+            self.names.update((each.name, f"{LAST_RESERVED}{index}"))
+            self.by_container.setdefault(each.container_id, []).append(each)
+            self._marks[index] = each.address
+
+    def forget(self, gone: Sequence[Reservation]) -> None:
+        """What was removed."""
+        for each in gone:
+            self.names.discard(each.name)
+            left = [other for other in self.of(each.container_id) if other != each]
+            if left:
+                self.by_container[each.container_id] = left
+            else:
+                self.by_container.pop(each.container_id, None)
 
 
 class Directories:
@@ -40,97 +73,71 @@ class Directories:
 
     def __init__(self, *, is_remembering: bool = False) -> None:
         """A single call has nothing to remember."""
-        self._is_remembering = is_remembering
-        self._known: Recent[Path, _Known] = Recent(MOST)
+        self._known: Recent[str, Contents] | None = Recent(MOST) if is_remembering else None
 
-    def held(self, directory: Path, container_id: str) -> list[Reservation]:
+    def held(self, directory: str, container_id: str) -> list[Reservation]:
         """A container's reservations; the lock is not needed for it."""
         known = self._still_known(directory)
-        if known is None:
-            return reservations.listing(directory, container_id)
-        return list(known.by_container.get(container_id, ()))
+        return reservations.listing(directory, container_id) if known is None else known.of(container_id)
 
-    def look(self, directory: Path, container_id: str) -> tuple[list[Reservation], Collection[str]]:
-        """A container's reservations, and the names of all files."""
-        if not self._is_remembering:
+    def look(self, directory: str, container_id: str) -> Contents:
+        """What is there now, the container's reservations among it."""
+        if self._known is None:
             names = reservations.names(directory)
-            return reservations.listing(directory, container_id, among=names), frozenset(names)
-        known = self._still_known(directory) or self._read(directory)
-        return list(known.by_container.get(container_id, ())), known.names
+            mine = reservations.listing(directory, container_id, among=names)
+            return Contents(directory, set(names), {container_id: mine})
+        return self._still_known(directory) or self._read(directory, self._known)
 
-    def last_reserved(self, directory: Path, index: int) -> Address | None:
-        """As reservations.last_reserved(); whoever marks an address also makes a file, which is seen."""
-        known = self._still_known(directory)
-        if known is None:
-            return reservations.last_reserved(directory, index)
-        if index not in known.marks:
-            found = reservations.last_reserved(directory, index)
-            if found is None:
-                return None
-            known.marks[index] = found
-        return known.marks[index]
+    def write(self, contents: Contents, wanted: Sequence[Reservation]) -> None:
+        """As reservations.write(), into a directory that was looked into."""
+        contents.left_ns = None
+        reservations.write(contents.directory, wanted)
+        if self._known is not None:
+            contents.learn(wanted)
+            _leave(contents)
 
-    def write(
-        self,
-        directory: Path,
-        addresses: Sequence[Address],
-        owner: tuple[str, str],
-        marks: Mapping[int, Address],
-    ) -> None:
-        """As reservations.write()."""
-        known = self._known.pop(directory)
-        reservations.write(directory, addresses, owner, marks)
-        if known is None:
+    def remove(self, contents: Contents, gone: Sequence[Reservation]) -> None:
+        """As reservations.remove(), from a directory that was looked into."""
+        if not gone:
             return
-        known.names.update(str(each) for each in addresses)
-        known.names.update(f"{reservations.LAST_RESERVED}{index}" for index in marks)
-        own = known.by_container.setdefault(owner[0], [])
-        own += (Reservation(each, f"{directory}/{each}", *owner) for each in addresses)
-        known.marks.update(marks)
-        self._remember(directory, known)
-
-    def remove(self, directory: Path, gone: Iterable[Reservation]) -> None:
-        """As reservations.remove()."""
-        known = self._known.pop(directory)
-        gone = list(gone)
+        contents.left_ns = None
         reservations.remove(gone)
-        if known is None:
-            return
-        for each in gone:
-            known.names.discard(os.path.basename(each.path))
-            left = [other for other in known.by_container.get(each.container_id, ()) if other != each]
-            known.by_container[each.container_id] = left
-            if not left:
-                del known.by_container[each.container_id]
-        self._remember(directory, known)
+        if self._known is not None:
+            contents.forget(gone)
+            _leave(contents)
 
-    def _still_known(self, directory: Path) -> _Known | None:
+    def _still_known(self, directory: str) -> Contents | None:
         """What is remembered of a directory that nobody else has changed."""
-        known = self._known.find(directory)
-        return known if known is not None and known.stamp == _stamp(directory) else None
+        known = self._known.find(directory) if self._known is not None else None
+        return known if known is not None and (known.inode, known.left_ns) == _stamp(directory) else None
 
-    def _read(self, directory: Path) -> _Known:
-        self._known.pop(directory)
+    def _read(self, directory: str, known: Recent[str, Contents]) -> Contents:
+        """Nothing is remembered where the time of a directory cannot be set, or only coarsely."""
+        known.pop(directory)
         by_container: dict[str, list[Reservation]] = {}
         names = reservations.names(directory)
         for each in reservations.listing(directory, among=names):
             by_container.setdefault(each.container_id, []).append(each)
-        known = _Known((0, 0), set(names), by_container, {})
-        self._remember(directory, known)
-        return known
-
-    def _remember(self, directory: Path, known: _Known) -> None:
-        """Nothing is remembered where the time of a directory cannot be set, or only coarsely."""
-        now = time.time_ns()
-        with suppress(OSError):
-            os.utime(directory, ns=(now, now))
-            stamp = _stamp(directory)
-            if stamp is not None and stamp[1] == now:
-                known.stamp = stamp
-                self._known.put(directory, known)
+        contents = Contents(directory, set(names), by_container)
+        _leave(contents)
+        stamp = _stamp(directory)
+        if stamp is not None and stamp[1] == contents.left_ns:
+            contents.inode = stamp[0]
+            known.put(directory, contents)
+        return contents
 
 
-def _stamp(directory: Path) -> tuple[int, int] | None:
+def _leave(contents: Contents) -> None:
+    """Give a directory a time of our own, by which it is known again; where that cannot be, it is not."""
+    now = time.time_ns()
+    try:
+        os.utime(contents.directory, ns=(now, now))
+    except OSError:
+        return
+    contents.left_ns = now
+
+
+def _stamp(directory: str) -> tuple[int, int] | None:
     """Inode and modification time in nanoseconds; None for a directory that is not there."""
     try:
         found = os.stat(directory)

@@ -7,7 +7,6 @@ plugin's (plugins/ipam/host-local), so that either program continues where the o
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from ipaddress import ip_address
@@ -26,7 +25,7 @@ from meta_cni.cni.errors import (
 )
 from meta_cni.cni.result import DNS, Address, IPConfig, Result, Route
 from meta_cni.ipam import keys, ranges, reservations
-from meta_cni.ipam.directories import Directories
+from meta_cni.ipam.directories import Contents, Directories
 from meta_cni.ipam.ranges import Range, RangeSet
 from meta_cni.ipam.reservations import Reservation
 from meta_cni.linux.address import interface_address
@@ -52,21 +51,6 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """An address for the range set of this index."""
-
-    index: int
-    address: Address
-    range: Range
-
-    @property
-    def ip(self) -> IPConfig:
-        """As it stands in a Result."""
-        address = interface_address(self.address, self.range.subnet.prefixlen)
-        return IPConfig(address, gateway=self.range.gateway)
-
-
-@dataclass(frozen=True, slots=True)
 class HostLocal:
     """The addresses of one attachment."""
 
@@ -83,51 +67,50 @@ class HostLocal:
 
     def acquire(self) -> Result:
         """One address of every range set, or none at all and everything as it was."""
-        directory = self.options.directory
         dns = read_resolv_conf(self.options.resolv_conf)
-        with ExitStack() as stack:
-            if not reservations.is_there(directory):
-                self._choose((), frozenset())  # what cannot work in an empty directory does not make one
-                stack.enter_context(reservations.made(directory))
-            stack.enter_context(reservations.locked(directory, self.deadline_s))
-            choices = self._reserve()
-        return Result(ips=tuple(each.ip for each in choices), routes=self.options.routes, dns=dns)
+        directory = str(self.options.directory)
+        try:
+            addresses = self._reserve(directory)
+        except reservations.NoDirectory:
+            # What cannot work in an empty directory does not make one.
+            self._choose(Contents(directory, set(), {}))
+            with reservations.made(self.options.directory):
+                addresses = self._reserve(directory)
+        ips = tuple([_ip(*each) for each in zip(self.options.sets, addresses, strict=True)])
+        return Result(ips=ips, routes=self.options.routes, dns=dns)
 
-    def _reserve(self) -> list[Choice]:
-        """Choose and write, again when a program that does not lock was faster."""
-        directory = self.options.directory
-        for _ in range(WRITE_TRIES):
-            mine, taken = self.directories.look(directory, self.container_id)
-            choices = self._choose(self._counted(mine), taken)
-            try:
-                self.directories.write(
-                    directory,
-                    [each.address for each in choices],
-                    (self.container_id, self.interface),
-                    {each.index: each.address for each in choices},
-                )
-            except FileExistsError:
-                continue
-            return choices
+    def _reserve(self, directory: str) -> list[Address]:
+        """Choose and write, again when a program that does not lock was faster; raises NoDirectory."""
+        with reservations.locked(directory, self.deadline_s):
+            for _ in range(WRITE_TRIES):
+                contents = self.directories.look(directory, self.container_id)
+                chosen = self._choose(contents)
+                try:
+                    self.directories.write(contents, chosen)
+                except FileExistsError:
+                    continue
+                return [each.address for each in chosen]
         raise IOFailure(f"write {directory}: another program takes addresses without the lock")
 
-    def _choose(self, held: Sequence[Address], taken: Collection[str]) -> list[Choice]:
-        """An address of every range set; each one requested must be used."""
+    def _choose(self, contents: Contents) -> list[Reservation]:
+        """An address of every range set in their order; each one requested must be used."""
+        held = self._counted(contents.of(self.container_id))
         requested = list(self.options.requested)
-        choices: list[Choice] = []
+        chosen: list[Reservation] = []
         for index, each in enumerate(self.options.sets):
-            wanted = next((address for address in requested if ranges.find(each, address)), None)
+            wanted = _first_of(each, requested)
             if wanted is not None:
                 requested.remove(wanted)
-                choices.append(_requested(index, each, wanted, taken))
+                address, name = _requested(index, each, wanted, contents.names)
             else:
                 self._refuse_second(index, each, held)
-                last = self.directories.last_reserved(self.options.directory, index)
-                choices.append(_next(index, each, last, taken))
+                address, name = _next(index, each, contents.last_reserved(index), contents.names)
+            path = f"{contents.directory}/{name}"
+            chosen.append(Reservation(address, path, self.container_id, self.interface))
         if requested:
             texts = ", ".join(str(address) for address in requested)
             raise BadConfig(f"allocate all requested IPs: {texts}: {self._expected()}")
-        return choices
+        return chosen
 
     def _counted(self, mine: Sequence[Reservation]) -> list[Address]:
         """Of the container's, what this attachment holds, files without interface included."""
@@ -146,16 +129,19 @@ class HostLocal:
 
     def release(self) -> None:
         """Remove every file of this attachment; none is no error."""
-        directory = self.options.directory
-        if not reservations.is_there(directory):
+        directory = str(self.options.directory)
+        try:
+            with reservations.locked(directory, self.deadline_s):
+                contents = self.directories.look(directory, self.container_id)
+                mine = reservations.of(self.interface, contents.of(self.container_id))
+                self.directories.remove(contents, mine)
+        except reservations.NoDirectory:
             return
-        with reservations.locked(directory, self.deadline_s):
-            mine, _ = self.directories.look(directory, self.container_id)
-            self.directories.remove(directory, reservations.of(self.interface, mine))
 
     def check(self, previous: Result) -> None:
         """Every address of the previous result that is in our ranges is reserved for us, and at least one."""
-        held = set(self._counted(self.directories.held(self.options.directory, self.container_id)))
+        mine = self.directories.held(str(self.options.directory), self.container_id)
+        held = set(self._counted(mine))
         addresses = (each.address.ip for each in previous.ips)
         ours = [each for each in addresses if any(ranges.find(set_, each) for set_ in self.options.sets)]
         lost = [str(each) for each in ours if each not in held]
@@ -175,26 +161,45 @@ class HostLocal:
             raise NotAvailable(error.message) from None
 
 
-def _requested(index: int, set_: RangeSet, wanted: Address, taken: Collection[str]) -> Choice:
+def _first_of(set_: RangeSet, addresses: Sequence[Address]) -> Address | None:
+    """The first address that a set has."""
+    for each in addresses:
+        if ranges.find(set_, each):
+            return each
+    return None
+
+
+def _requested(index: int, set_: RangeSet, wanted: Address, taken: Collection[str]) -> tuple[Address, str]:
+    """An address that was asked for, and the name of its file."""
     range_ = ranges.find(set_, wanted)
     assert range_ is not None
     if wanted == range_.gateway:
         raise BadConfig(f"allocate for range {index}: requested ip {wanted} is subnet's gateway")
-    if str(wanted) in taken:
+    name = str(wanted)
+    if name in taken:
         raise AddressesExhausted(
             f"allocate for range {index}: requested IP address {wanted} is not available "
             f"in range set {ranges.name_of(set_)}"
         )
-    return Choice(index, wanted, range_)
+    return wanted, name
 
 
-def _next(index: int, set_: RangeSet, last: Address | None, taken: Collection[str]) -> Choice:
-    for address, range_ in ranges.candidates(set_, last):
-        if str(address) not in taken:
-            return Choice(index, address, range_)
+def _next(index: int, set_: RangeSet, last: Address | None, taken: Collection[str]) -> tuple[Address, str]:
+    """The next address that is free, and the name of its file."""
+    for address in ranges.candidates(set_, last):
+        name = str(address)
+        if name not in taken:
+            return address, name
     raise AddressesExhausted(
         f"allocate for range {index}: no IP addresses available in range set: {ranges.name_of(set_)}"
     )
+
+
+def _ip(set_: RangeSet, address: Address) -> IPConfig:
+    """An address of a set as it stands in a Result."""
+    range_ = ranges.find(set_, address)
+    assert range_ is not None
+    return IPConfig(interface_address(address, range_.subnet.prefixlen), range_.gateway)
 
 
 def parse(

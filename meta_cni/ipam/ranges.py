@@ -5,7 +5,7 @@ Pure, and never a list: a /64 has no end. The checks and their texts are the ref
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TypeVar
 
@@ -22,9 +22,16 @@ class Range:
     start: Address
     end: Address
     gateway: Address
+    first: int = field(init=False, repr=False, compare=False)
+    final: int = field(init=False, repr=False, compare=False)
+    """`start` and `end` as numbers, which every request compares with."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", int(self.start))
+        object.__setattr__(self, "final", int(self.end))
 
     def __contains__(self, address: Address) -> bool:
-        return address.version == self.start.version and int(self.start) <= int(address) <= int(self.end)
+        return self.first <= int(address) <= self.final and address.version == self.start.version
 
     def __str__(self) -> str:
         return f"{self.start}-{self.end}"
@@ -126,29 +133,34 @@ def name_of(set_: RangeSet) -> str:
 
 def find(set_: RangeSet, address: Address) -> Range | None:
     """The range of a set that has the address."""
-    return next((each for each in set_ if address in each), None)
+    for each in set_:
+        if address in each:
+            return each
+    return None
 
 
-def candidates(set_: RangeSet, last: Address | None) -> Iterator[tuple[Address, Range]]:
+def candidates(set_: RangeSet, last: Address | None) -> Iterator[Address]:
     """
     Every address of a set once, from the one behind `last` around to it; gateways are left out.
 
     A `last` outside the set, or none, starts at the first address.
     """
-    start = next((n for n, each in enumerate(set_) if last is not None and last in each), None)
-    if start is None or last is None:
-        spans = [(each, int(each.start), int(each.end)) for each in set_]
-    else:
-        current = set_[start]
-        turned = [*set_[start + 1 :], *set_[:start]]
-        spans = [(current, int(last) + 1, int(current.end))]
-        spans += [(each, int(each.start), int(each.end)) for each in turned]
-        spans.append((current, int(current.start), int(last)))
-    for each, first, final in spans:
-        kind = type(each.start)
-        number = first
-        while number <= final:
-            address = kind(number)
-            if address != each.gateway:
-                yield address, each
-            number += 1
+    current = find(set_, last) if last is not None else None
+    if current is None or last is None:
+        for each in set_:
+            yield from _between(each, each.first, each.final)
+        return
+    number, start = int(last), set_.index(current)
+    yield from _between(current, number + 1, current.final)
+    for each in (*set_[start + 1 :], *set_[:start]):
+        yield from _between(each, each.first, each.final)
+    yield from _between(current, current.first, number)
+
+
+def _between(range_: Range, first: int, final: int) -> Iterator[Address]:
+    """The addresses of a range from one number to another, without the gateway."""
+    kind = type(range_.start)
+    gateway = int(range_.gateway)
+    for number in range(first, final + 1):
+        if number != gateway:
+            yield kind(number)

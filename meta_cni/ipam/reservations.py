@@ -11,13 +11,13 @@ and somebody else may have put one there. A file is named by its address, made w
 import errno
 import fcntl
 import os
+import socket
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from meta_cni.cni.errors import CNIError, IOFailure, TryAgainLater, join
@@ -31,6 +31,7 @@ LOCK_MODE = 0o750
 FILE_MODE = 0o644
 LOCK_POLLS_S = (0.0005, 0.005)  # the first pause, and the longest
 READ_BYTES = 4096
+FIRST_OF_ADDRESS = frozenset("0123456789abcdef:")
 WITHOUT_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EXDEV, errno.EPERM)
 """open(2) where a file system has none, linkat(2) without /proc or across mounts."""
 
@@ -44,8 +45,21 @@ class Reservation:
     container_id: str
     interface: str
 
+    @property
+    def name(self) -> str:
+        """The file's, which is the address as text."""
+        return self.path.rpartition("/")[2]
 
-def is_there(directory: Path) -> bool:
+
+Before = list[tuple[str, bytes | None]]
+"""Files that were written, and what each held before; None for one that was not there."""
+
+
+class NoDirectory(IOFailure):
+    """There is no directory to lock."""
+
+
+def is_there(directory: str | Path) -> bool:
     """Is there such a directory? Raises IOFailure when that cannot be told."""
     try:
         return stat.S_ISDIR(os.stat(directory).st_mode)
@@ -55,7 +69,7 @@ def is_there(directory: Path) -> bool:
         raise IOFailure(f"read {directory}: {error.strerror}") from None
 
 
-def names(directory: Path) -> list[str]:
+def names(directory: str | Path) -> list[str]:
     """The names of all files; a directory that is not there has none."""
     try:
         return sorted(os.listdir(directory))
@@ -66,7 +80,7 @@ def names(directory: Path) -> list[str]:
 
 
 def listing(
-    directory: Path, container_id: str = "", *, among: Iterable[str] | None = None
+    directory: str | Path, container_id: str = "", *, among: Iterable[str] | None = None
 ) -> list[Reservation]:
     """
     Every reservation, or a container's; files of other names or content are nobody's.
@@ -77,32 +91,34 @@ def listing(
     start = container_id.encode()
     found = []
     for name in names(directory) if among is None else among:
-        content = _content_of_address(directory, name)
-        if content is not None and content.lstrip().startswith(start):
-            found.append(_reservation(directory, name, content))
+        if name[0] not in FIRST_OF_ADDRESS:
+            continue
+        path = f"{directory}/{name}"
+        try:
+            content = _content(path)
+        except (ValueError, FileNotFoundError):
+            continue
+        except OSError as error:
+            raise IOFailure(f"read {path}: {error.strerror}") from None
+        if content.lstrip().startswith(start):
+            found.append(_reservation(path, name, content))
     return [each for each in found if each and container_id in ("", each.container_id)]
 
 
-def _content_of_address(directory: Path, name: str) -> bytes | None:
-    """What a file holds whose name may be an address; None when it holds nothing for us."""
-    if not name[0].isdigit() and name[0] not in ":abcdef":
-        return None
-    path = f"{directory}/{name}"
+def _reservation(path: str, name: str, content: bytes) -> Reservation | None:
     try:
-        return _content(path)
-    except (ValueError, FileNotFoundError):
-        return None
-    except OSError as error:
-        raise IOFailure(f"read {path}: {error.strerror}") from None
-
-
-def _reservation(directory: Path, name: str, content: bytes) -> Reservation | None:
-    try:
-        address, text = ip_address(name), content.decode().strip()
-    except ValueError:
+        address, text = _address(name), content.decode().strip()
+    except (OSError, ValueError):
         return None
     container_id, _, interface = text.partition(SEPARATOR)
-    return Reservation(address, f"{directory}/{name}", container_id, interface)
+    return Reservation(address, path, container_id, interface)
+
+
+def _address(text: str) -> Address:
+    """The address of a file's name or of a mark, without zone, as in Go; raises OSError, ValueError."""
+    if ":" in text:
+        return IPv6Address(socket.inet_pton(socket.AF_INET6, text))
+    return IPv4Address(socket.inet_pton(socket.AF_INET, text))
 
 
 def _content(path: str) -> bytes:
@@ -125,48 +141,49 @@ def of(interface: str, reservations: Sequence[Reservation]) -> list[Reservation]
     return exact or [each for each in reservations if not each.interface]
 
 
-def last_reserved(directory: Path, index: int) -> Address | None:
+def last_reserved(directory: str | Path, index: int) -> Address | None:
     """Which address a range set gave last; None when it is not known."""
     try:
-        return ip_address(_content(f"{directory}/{LAST_RESERVED}{index}").decode().strip())
+        return _address(_content(f"{directory}/{LAST_RESERVED}{index}").decode().strip())
     except (OSError, ValueError):
         return None
 
 
-def write(
-    directory: Path, addresses: Sequence[Address], owner: tuple[str, str], marks: Mapping[int, Address]
-) -> None:
+def write(directory: str | Path, wanted: Sequence[Reservation]) -> None:
     """
-    Reserve all addresses for (container id, interface) and mark the last of each range set.
+    Make reservations, one of each range set in their order, and mark each as the last of its set.
 
     Everything or nothing. Raises FileExistsError when an address is taken, IOFailure.
     """
-    undo: list[Callable[[], object]] = []
+    path = ""
+    written: Before = []
     try:
-        for address in addresses:
-            _create(str(directory), str(address), SEPARATOR.join(owner).encode(), undo)
-        for index, address in marks.items():
-            _mark(f"{directory}/{LAST_RESERVED}{index}", str(address).encode(), undo)
-    except BaseException:
-        for each in reversed(undo):
-            each()
+        for each in wanted:
+            path = each.path
+            _create(directory, path, f"{each.container_id}{SEPARATOR}{each.interface}".encode(), written)
+        for index, each in enumerate(wanted):
+            path = f"{directory}/{LAST_RESERVED}{index}"
+            _mark(path, each.name.encode(), written)
+    except BaseException as error:
+        for other, before in reversed(written):
+            _restore(other, before)
+        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+            raise IOFailure(f"write {path}: {error.strerror}") from None
         raise
 
 
-def _create(directory: str, name: str, content: bytes, undo: list[Callable[[], object]]) -> None:
-    path = f"{directory}/{name}"
-    with _told(f"write {path}"):
-        try:
-            _create_whole(directory, path, content)
-        except OSError as error:
-            if error.errno not in WITHOUT_TMPFILE:
-                raise
-            _create_empty(path, content, undo)
-            return
-        undo.append(partial(_try_unlink, path))
+def _create(directory: str | Path, path: str, content: bytes, written: Before) -> None:
+    try:
+        _create_whole(directory, path, content)
+    except OSError as error:
+        if error.errno not in WITHOUT_TMPFILE:
+            raise
+        _create_empty(path, content, written)
+        return
+    written.append((path, None))
 
 
-def _create_whole(directory: str, path: str, content: bytes) -> None:
+def _create_whole(directory: str | Path, path: str, content: bytes) -> None:
     """Written before it has a name: whoever is killed meanwhile leaves no address that is nobody's."""
     descriptor = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, FILE_MODE)
     try:
@@ -177,26 +194,25 @@ def _create_whole(directory: str, path: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _create_empty(path: str, content: bytes, undo: list[Callable[[], object]]) -> None:
+def _create_empty(path: str, content: bytes, written: Before) -> None:
     """As the reference does, where the file system has nothing better."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    undo.append(partial(_try_unlink, path))
+    written.append((path, None))
     try:
         _write_all(descriptor, content)
     finally:
         os.close(descriptor)
 
 
-def _mark(path: str, content: bytes, undo: list[Callable[[], object]]) -> None:
+def _mark(path: str, content: bytes, written: Before) -> None:
     """Overwrite in place: a full disk must not cost what was there before."""
-    with _told(f"write {path}"):
-        descriptor, is_there = _open_mark(path)
-        try:
-            before = os.pread(descriptor, READ_BYTES, 0) if is_there else None
-            undo.append(partial(_restore, path, before))
-            _overwrite(descriptor, content, before or b"")
-        finally:
-            os.close(descriptor)
+    descriptor, is_there = _open_mark(path)
+    try:
+        before = os.pread(descriptor, READ_BYTES, 0) if is_there else None
+        written.append((path, before))
+        _overwrite(descriptor, content, before or b"")
+    finally:
+        os.close(descriptor)
 
 
 def _open_mark(path: str) -> tuple[int, bool]:
@@ -233,17 +249,6 @@ def _try_unlink(path: str) -> None:
         os.unlink(path)
 
 
-@contextmanager
-def _told(action: str) -> Iterator[None]:
-    """The kernel's refusal as IOFailure; a name that is taken goes through."""
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise IOFailure(f"{action}: {error.strerror}") from None
-
-
 def remove(reservations: Iterable[Reservation]) -> None:
     """Remove the files, all that can be; gone is what we wanted. Raises IOFailure."""
     errors: list[CNIError] = []
@@ -263,15 +268,21 @@ def made(directory: Path) -> Iterator[None]:
     """Make a directory that is not there; what was made is removed again when the block raises."""
     missing = [each for each in (directory, *directory.parents) if not is_there(each)]
     try:
-        with _told(f"make {directory}"):
-            os.makedirs(directory, DIRECTORY_MODE, exist_ok=True)
+        _make(directory)
         yield
-    except BaseException as error:
+    except BaseException:
         if missing:
             _unmake(missing)
-        if isinstance(error, FileExistsError):
-            raise IOFailure(f"make {directory}: {error.strerror}: expected a directory") from None
         raise
+
+
+def _make(directory: Path) -> None:
+    try:
+        os.makedirs(directory, DIRECTORY_MODE, exist_ok=True)
+    except FileExistsError as error:
+        raise IOFailure(f"make {directory}: {error.strerror}: expected a directory") from None
+    except OSError as error:
+        raise IOFailure(f"make {directory}: {error.strerror}") from None
 
 
 def _unmake(directories: Sequence[Path]) -> None:
@@ -291,30 +302,49 @@ def _unmake(directories: Sequence[Path]) -> None:
                 each.rmdir()
 
 
-@contextmanager
-def locked(directory: Path, deadline_s: float) -> Iterator[None]:
+class Lock:
+    """A lock that is held until its file is closed."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> None:
+        """It is held already."""
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def locked(directory: str | Path, deadline_s: float) -> Lock:
     """
-    Hold the lock that the reference plugin takes; raises TryAgainLater at the deadline.
+    The lock that the reference plugin takes; raises NoDirectory, TryAgainLater at the deadline.
 
     A lock file that was removed while we waited for it locks nothing, so it is opened anew.
     """
     path = f"{directory}/{LOCK}"
     deadline = time.monotonic() + deadline_s
     while True:
-        descriptor = _open_lock(path)
+        descriptor = _open_lock(directory, path)
         try:
             _flock(descriptor, path, deadline)
-            if _is_linked(descriptor, path):
-                yield
-                return
-        finally:
+            is_linked = _is_linked(descriptor, path)
+        except BaseException:
             os.close(descriptor)
+            raise
+        if is_linked:
+            return Lock(descriptor)
+        os.close(descriptor)
 
 
-def _open_lock(path: str) -> int:
+def _open_lock(directory: str | Path, path: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, LOCK_MODE)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NoDirectory(f"open {path}: {error.strerror}") from None
     except OSError as error:
+        is_there(directory)  # if that cannot be told, either, this is the error
         raise IOFailure(f"open {path}: {error.strerror}") from None
 
 
@@ -336,7 +366,8 @@ def _flock(descriptor: int, path: str, deadline: float) -> None:
 def _is_linked(descriptor: int, path: str) -> bool:
     """Is the open file still the one that has this name?"""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        opened, named = os.fstat(descriptor), os.stat(path)
+        return opened.st_ino == named.st_ino and opened.st_dev == named.st_dev
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
 from meta_cni.cni.config import parse_plugin
@@ -29,6 +32,7 @@ from meta_cni.cni.errors import (
 from meta_cni.cni.result import Result, parse, to_json
 from meta_cni.ipam import host_local, reservations
 from meta_cni.ipam.host_local import HostLocal
+from meta_cni.ipam.reservations import Reservation
 from tests.open_files import open_files
 
 DUAL = [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]
@@ -463,6 +467,61 @@ def test_a_network_directory_that_is_a_file_is_named(opened: Open, node: Path, t
     assert before == files(tmp_path)
 
 
+def test_a_directory_that_leads_nowhere_is_named(opened: Open, node: Path):
+    """It cannot be told whether there is one, so nothing is made and nothing released."""
+    node.mkdir(parents=True)
+    (node / "blue").symlink_to("blue")
+
+    for verb in (opened().acquire, opened().release):
+        with pytest.raises(IOFailure, match=f"^read {node}/blue: Too many levels of symbolic links$"):
+            verb()
+
+
+def test_a_lock_that_cannot_be_opened_is_named(opened: Open, node: Path):
+    """The directory is there, so it is not as if there were no addresses."""
+    (node / "blue" / "lock").mkdir(parents=True)
+
+    for verb in (opened().acquire, opened().release):
+        with pytest.raises(IOFailure, match=f"^open {node}/blue/lock: Is a directory$"):
+            verb()
+
+
+def test_an_address_that_cannot_be_read_is_named(opened: Open, node: Path):
+    """It may be the container's own."""
+    (node / "blue").mkdir(parents=True)
+    (node / "blue" / "10.0.0.9").symlink_to("10.0.0.9")
+
+    for verb in (opened().acquire, opened().release):
+        with pytest.raises(IOFailure, match=f"^read {node}/blue/10.0.0.9: Too many levels of symbolic"):
+            verb()
+
+
+def test_a_directory_that_goes_while_its_lock_is_waited_for_has_nothing_to_release(opened: Open, node: Path):
+    """Somebody wipes the disk; the lock file that was waited for locks nothing any more."""
+    opened().acquire()
+    lock = os.open(node / "blue" / "lock", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(opened().release)
+        time.sleep(0.05)
+        shutil.rmtree(node)
+        os.close(lock)
+        waiting.result()
+
+    assert not node.exists()
+
+
+def test_a_mark_that_was_longer_is_cut(opened: Open, node: Path):
+    """10.0.0.254 and then 10.0.0.2: not 10.0.0.254 again."""
+    (node / "blue").mkdir(parents=True)
+    (node / "blue" / "last_reserved_ip.0").write_bytes(b"10.0.0.254")
+
+    opened().acquire()
+
+    assert b"10.0.0.2" == (node / "blue" / "last_reserved_ip.0").read_bytes()
+
+
 def test_a_lock_that_is_held_is_waited_for_no_longer_than_the_deadline(opened: Open, node: Path):
     """The error names the file, so that one can look who holds it (fuser)."""
     opened().acquire()
@@ -476,6 +535,24 @@ def test_a_lock_that_is_held_is_waited_for_no_longer_than_the_deadline(opened: O
             opened(deadline_s=0.1).release()
 
     assert 0.2 <= time.monotonic() - started
+
+
+def test_a_directory_that_another_pod_makes_at_the_same_time_is_used(
+    opened: Open, node: Path, mocker: MockerFixture
+):
+    """A node's first two pods start together: the second finds no directory, and then it is there."""
+    opening = os.open
+
+    def late(path: str, *more: int) -> int:
+        try:
+            return opening(path, *more)
+        except FileNotFoundError:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            raise
+
+    mocker.patch.object(reservations.os, "open", late)
+
+    assert ["10.0.0.2/24", "fd00::2/64"] == ips(opened().acquire())
 
 
 def test_a_lock_that_is_let_go_is_taken(opened: Open, node: Path):
@@ -671,6 +748,34 @@ def test_a_file_that_cannot_be_removed_is_told_and_the_others_are(
     assert (node / "blue" / "10.0.0.2").exists()
 
 
+def reservation(directory: Path) -> Reservation:
+    return Reservation(ip_address("10.0.0.2"), f"{directory}/10.0.0.2", "c", "eth0")
+
+
+ADDRESSES = st.one_of(
+    st.ip_addresses().map(str),
+    st.text("0123456789abcdef.:", max_size=20),
+    st.lists(st.sampled_from(["0", "00", "255", "256", "ffff", ".", ":", "::"]), max_size=12).map("".join),
+)
+
+
+@given(ADDRESSES)
+@example("1:2:3:4:5:6:7::")
+@example("::ffff:10.0.0.1")
+@example("::10.0.0.01")
+@example("10.0.0.01")
+def test_a_file_s_name_is_an_address_where_it_is_one_for_everybody_else(name: str):
+    """The C library reads it in a tenth of the time that Python takes."""
+    try:
+        expected = ip_address(name)
+    except ValueError:
+        with pytest.raises((OSError, ValueError)):
+            reservations._address(name)
+        return
+
+    assert expected == reservations._address(name)
+
+
 @pytest.mark.parametrize("errno_", [errno.EOPNOTSUPP, errno.EISDIR])
 def test_a_file_system_without_unnamed_files_is_written_to_as_the_reference_does(
     tmp_path: Path, mocker: MockerFixture, errno_: int
@@ -685,7 +790,7 @@ def test_a_file_system_without_unnamed_files_is_written_to_as_the_reference_does
 
     mocker.patch.object(reservations.os, "open", refuse)
 
-    reservations.write(tmp_path, [ip_address("10.0.0.2")], ("c", "eth0"), {})
+    reservations.write(tmp_path, [reservation(tmp_path)])
 
     assert b"c\r\neth0" == (tmp_path / "10.0.0.2").read_bytes()
 
@@ -693,9 +798,9 @@ def test_a_file_system_without_unnamed_files_is_written_to_as_the_reference_does
 def test_an_address_has_its_owner_before_it_has_a_name(tmp_path: Path, mocker: MockerFixture):
     """Whoever is killed in between would leave an address that is nobody's, and never comes back."""
     mocker.patch.object(reservations, "_write_all", side_effect=KeyboardInterrupt)
-    mocker.patch.object(reservations, "_try_unlink")
+    mocker.patch.object(reservations, "_restore")
 
     with pytest.raises(KeyboardInterrupt):
-        reservations.write(tmp_path, [ip_address("10.0.0.2")], ("c", "eth0"), {})
+        reservations.write(tmp_path, [reservation(tmp_path)])
 
     assert [] == os.listdir(tmp_path)
