@@ -9,7 +9,6 @@ plugin's (plugins/ipam/host-local), so that either program continues where the o
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from ipaddress import ip_address
 from pathlib import Path
 
 from meta_cni.cni.config import PluginConfig, RawObject, Section
@@ -175,7 +174,7 @@ def _requested(index: int, set_: RangeSet, wanted: Address, taken: Collection[st
     assert range_ is not None
     if wanted == range_.gateway:
         raise BadConfig(f"allocate for range {index}: requested ip {wanted} is subnet's gateway")
-    name = str(wanted)
+    name = reservations.name_of(wanted)
     if name in taken:
         raise AddressesExhausted(
             f"allocate for range {index}: requested IP address {wanted} is not available "
@@ -187,7 +186,7 @@ def _requested(index: int, set_: RangeSet, wanted: Address, taken: Collection[st
 def _next(index: int, set_: RangeSet, last: Address | None, taken: Collection[str]) -> tuple[Address, str]:
     """The next address that is free, and the name of its file."""
     for address in ranges.candidates(set_, last):
-        name = str(address)
+        name = reservations.name_of(address)
         if name not in taken:
             return address, name
     raise AddressesExhausted(
@@ -375,7 +374,7 @@ def usage(options: Options) -> list[Usage]:
 
 def _address_of(name: str) -> Address | None:
     try:
-        return ip_address(name)
+        return reservations.address_of(name)
     except ValueError:
         return None
 

@@ -107,18 +107,33 @@ def listing(
 
 def _reservation(path: str, name: str, content: bytes) -> Reservation | None:
     try:
-        address, text = _address(name), content.decode().strip()
-    except (OSError, ValueError):
+        address, text = address_of(name), content.decode().strip()
+    except ValueError:
         return None
     container_id, _, interface = text.partition(SEPARATOR)
     return Reservation(address, path, container_id, interface)
 
 
-def _address(text: str) -> Address:
-    """The address of a file's name or of a mark, without zone, as in Go; raises OSError, ValueError."""
-    if ":" in text:
-        return IPv6Address(socket.inet_pton(socket.AF_INET6, text))
-    return IPv4Address(socket.inet_pton(socket.AF_INET, text))
+def address_of(name: str) -> Address:
+    """
+    The address that a file is called by, or that stands in a mark; raises ValueError.
+
+    The C library reads one in a quarter of the time that ip_address() takes, and no zones, as in Go.
+    """
+    try:
+        if ":" in name:
+            return IPv6Address(socket.inet_pton(socket.AF_INET6, name))
+        return IPv4Address(socket.inet_pton(socket.AF_INET, name))
+    except OSError:
+        raise ValueError(f"{name!r} is no address") from None
+
+
+def name_of(address: Address) -> str:
+    """How an address's file is called: str(), which takes ten times as long for IPv6."""
+    if address.version == 4:
+        return socket.inet_ntop(socket.AF_INET, address.packed)
+    text = socket.inet_ntop(socket.AF_INET6, address.packed)
+    return str(address) if "." in text else text  # the C library ends some of them as ::10.0.0.1
 
 
 def _content(path: str) -> bytes:
@@ -144,7 +159,7 @@ def of(interface: str, reservations: Sequence[Reservation]) -> list[Reservation]
 def last_reserved(directory: str | Path, index: int) -> Address | None:
     """Which address a range set gave last; None when it is not known."""
     try:
-        return _address(_content(f"{directory}/{LAST_RESERVED}{index}").decode().strip())
+        return address_of(_content(f"{directory}/{LAST_RESERVED}{index}").decode().strip())
     except (OSError, ValueError):
         return None
 

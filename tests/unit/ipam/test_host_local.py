@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -765,15 +765,33 @@ ADDRESSES = st.one_of(
 @example("::10.0.0.01")
 @example("10.0.0.01")
 def test_a_file_s_name_is_an_address_where_it_is_one_for_everybody_else(name: str):
-    """The C library reads it in a tenth of the time that Python takes."""
+    """The C library's reading is Python's, but for zones."""
     try:
         expected = ip_address(name)
     except ValueError:
-        with pytest.raises((OSError, ValueError)):
-            reservations._address(name)
+        with pytest.raises(ValueError):
+            reservations.address_of(name)
         return
 
-    assert expected == reservations._address(name)
+    assert expected == reservations.address_of(name)
+
+
+@given(st.ip_addresses())
+@example(ip_address("::ffff:10.0.0.1"))
+@example(ip_address("::10.0.0.1"))
+@example(ip_address("::1:0"))
+@example(ip_address("1:0:0:2::"))
+@example(ip_address("1:0:2:3:4:5:6:7"))
+def test_a_file_is_called_as_everybody_else_writes_its_address(address: IPv4Address | IPv6Address):
+    """The C library's text is Python's, or another plugin would hand the address out again."""
+    assert str(address) == reservations.name_of(address)
+
+
+@pytest.mark.parametrize("name", ["fe80::1%eth0", "10.0.0.1\0", "10.0.0.\udc80", "\u0661.0.0.1", ""])
+def test_what_is_no_address_for_go_is_none_for_us(name: str):
+    """Files of such names are left alone."""
+    with pytest.raises(ValueError):
+        reservations.address_of(name)
 
 
 @pytest.mark.parametrize("errno_", [errno.EOPNOTSUPP, errno.EISDIR])
