@@ -35,6 +35,7 @@ KEYS = (
     *("routes", "dataDir", "resolvConf"),
 )
 WRITE_TRIES = 16
+NO_DNS = DNS()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,16 @@ class HostLocal:
         dns = read_resolv_conf(self.options.resolv_conf)
         directory = str(self.options.directory)
         try:
-            addresses = self._reserve(directory)
+            made = self._reserve(directory)
         except reservations.NoDirectory:
             # What cannot work in an empty directory does not make one.
             self._choose(Contents(directory, set(), {}))
             with reservations.made(self.options.directory):
-                addresses = self._reserve(directory)
-        ips = tuple([_ip(*each) for each in zip(self.options.sets, addresses, strict=True)])
+                made = self._reserve(directory)
+        ips = tuple([_ip(*each) for each in zip(self.options.sets, made, strict=True)])
         return Result(ips=ips, routes=self.options.routes, dns=dns)
 
-    def _reserve(self, directory: str) -> list[Address]:
+    def _reserve(self, directory: str) -> list[Reservation]:
         """Choose and write, again when a program that does not lock was faster; raises NoDirectory."""
         with reservations.locked(directory, self.deadline_s):
             for _ in range(WRITE_TRIES):
@@ -88,7 +89,7 @@ class HostLocal:
                     self.directories.write(contents, chosen)
                 except FileExistsError:
                     continue
-                return [each.address for each in chosen]
+                return chosen
         raise IOFailure(f"write {directory}: another program takes addresses without the lock")
 
     def _choose(self, contents: Contents) -> list[Reservation]:
@@ -97,7 +98,7 @@ class HostLocal:
         requested = list(self.options.requested)
         chosen: list[Reservation] = []
         for index, each in enumerate(self.options.sets):
-            wanted = _first_of(each, requested)
+            wanted = _first_of(each, requested) if requested else None
             if wanted is not None:
                 requested.remove(wanted)
                 address, name = _requested(index, each, wanted, contents.names)
@@ -194,11 +195,11 @@ def _next(index: int, set_: RangeSet, last: Address | None, taken: Collection[st
     )
 
 
-def _ip(set_: RangeSet, address: Address) -> IPConfig:
+def _ip(set_: RangeSet, made: Reservation) -> IPConfig:
     """An address of a set as it stands in a Result."""
-    range_ = ranges.find(set_, address)
+    range_ = ranges.find(set_, made.address)
     assert range_ is not None
-    return IPConfig(interface_address(address, range_.subnet.prefixlen), range_.gateway)
+    return IPConfig(interface_address(made.address, range_.subnet.prefixlen), range_.gateway)
 
 
 def parse(
@@ -286,7 +287,7 @@ def _asked(config: PluginConfig, cni_args: Mapping[str, str]) -> tuple[Address, 
 def read_resolv_conf(path: str) -> DNS:
     """A resolver's configuration (resolv.conf(5)); no path is no DNS. Raises BadConfig."""
     if not path:
-        return DNS()
+        return NO_DNS
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:

@@ -31,7 +31,7 @@ class Range:
         object.__setattr__(self, "final", int(self.end))
 
     def __contains__(self, address: Address) -> bool:
-        return self.first <= int(address) <= self.final and address.version == self.start.version
+        return isinstance(address, type(self.start)) and self.first <= int(address) <= self.final
 
     def __str__(self) -> str:
         return f"{self.start}-{self.end}"
