@@ -1,5 +1,6 @@
 """One CNI type a file; each is loaded when a configuration first names it."""
 
+from functools import cache
 from importlib import import_module
 
 from meta_cni.delegate import BuiltIn
@@ -24,6 +25,7 @@ BUILTIN = {
 """CNI type -> class; the module has the type's name."""
 
 
+@cache
 def load(plugin_type: str) -> type[BuiltIn]:
     """The class of a built-in type; KeyError when it is none."""
     module = import_module(f"delegates.{plugin_type.replace('-', '_')}")

@@ -91,47 +91,79 @@ def _trunk_vids(entry: Section) -> set[int]:
     return found
 
 
-class Bridge:
-    """One attachment."""
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a configuration asks for, for every pod of its network."""
 
-    def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
+    bridge: str
+    is_gateway: bool
+    is_default_gateway: bool
+    is_address_forced: bool
+    mtu: int
+    is_hairpin: bool
+    is_promiscuous: bool
+    is_dad: bool
+    is_pod_down: bool
+    is_isolated: bool
+    is_spoof_checked: bool
+    masquerade: str | None
+    """The backend that was asked for, empty for any; None for no masquerade."""
+    vlans: Vlans
+    vlan: int
+
+    @classmethod
+    def parse(cls, config: PluginConfig) -> "Keys":
+        """Read and check them; raises BadConfig."""
         section = config.section
-        self.config = config
-        self.attachment = attachment
-        self.bridge = section.string("bridge") or DEFAULT_BRIDGE
+        keys = cls(
+            bridge=section.string("bridge") or DEFAULT_BRIDGE,
+            is_gateway=section.boolean("isGateway") or section.boolean("isDefaultGateway"),
+            is_default_gateway=section.boolean("isDefaultGateway"),
+            is_address_forced=section.boolean("forceAddress"),
+            mtu=section.integer("mtu", maximum=65535),
+            is_hairpin=section.boolean("hairpinMode"),
+            is_promiscuous=section.boolean("promiscMode"),
+            is_dad=section.boolean("enabledad"),
+            is_pod_down=section.boolean("disableContainerInterface"),
+            is_isolated=section.boolean("portIsolation"),
+            is_spoof_checked=section.boolean("macspoofchk"),
+            masquerade=masquerade.wanted(config),
+            vlans=Vlans.parse(section),
+            vlan=section.integer("vlan"),
+        )
+        keys._check(config.where)
+        return keys
+
+    def _check(self, where: str) -> None:
         problem = interface_name_problem(self.bridge)
         if problem:
-            raise BadConfig(f"{config.where}: bridge {self.bridge!r}: {problem}")
-        self.is_default_gateway = section.boolean("isDefaultGateway")
-        self.is_gateway = section.boolean("isGateway") or self.is_default_gateway
-        self.is_address_forced = section.boolean("forceAddress")
-        self.mtu = section.integer("mtu", maximum=65535)
-        self.is_hairpin = section.boolean("hairpinMode")
-        self.is_promiscuous = section.boolean("promiscMode")
-        self.is_dad = section.boolean("enabledad")
-        self.is_pod_down = section.boolean("disableContainerInterface")
-        self.is_isolated = section.boolean("portIsolation")
-        self.mac = requested_mac(config, attachment, is_args_first=True)
-        self.masquerade = masquerade.wanted(config)
-        self.is_spoof_checked = section.boolean("macspoofchk")
-        whose = (config.network, attachment.container_id, attachment.interface)
-        self.owner, self.guarded = masquerade.Owner(*whose), spoof.Guarded(*whose)
-        self.vlans = Vlans.parse(section)
-        self.vlan = section.integer("vlan")
+            raise BadConfig(f"{where}: bridge {self.bridge!r}: {problem}")
         if self.is_hairpin and self.is_promiscuous:
-            raise BadConfig(f"{config.where}: hairpinMode and promiscMode: expected only one of them")
-        if self.is_pod_down and not attachment.addresses.is_none:
-            raise BadConfig(f"{config.where}: disableContainerInterface: expected no ipam with it")
-        if self.is_gateway and self.vlan and len(self._gateway_name.encode()) > LONGEST_NAME:
+            raise BadConfig(f"{where}: hairpinMode and promiscMode: expected only one of them")
+        if self.is_gateway and self.vlan and len(self.gateway_name.encode()) > LONGEST_NAME:
             raise BadConfig(
-                f"{config.where}: bridge {self.bridge!r}: its gateway would be {self._gateway_name!r}: "
+                f"{where}: bridge {self.bridge!r}: its gateway would be {self.gateway_name!r}: "
                 f"expected a name that leaves it at most {LONGEST_NAME} characters"
             )
 
     @property
-    def _gateway_name(self) -> str:
+    def gateway_name(self) -> str:
         """The link that has a VLAN's gateway addresses; every pod of the VLAN shares it."""
         return f"{self.bridge}.{self.vlan}"
+
+
+class Bridge:
+    """One attachment."""
+
+    def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
+        self.config = config
+        self.attachment = attachment
+        self.keys = config.once(Keys.parse)
+        self.mac = requested_mac(config, attachment, is_args_first=True)
+        whose = (config.network, attachment.container_id, attachment.interface)
+        self.owner, self.guarded = masquerade.Owner(*whose), spoof.Guarded(*whose)
+        if self.keys.is_pod_down and not attachment.addresses.is_none:
+            raise BadConfig(f"{config.where}: disableContainerInterface: expected no ipam with it")
 
     def add(self, previous: Result | None) -> Result:
         """Create the pair and configure its pod end; what failed is removed by delete()."""
@@ -148,7 +180,7 @@ class Bridge:
             self.attachment.namespaces.pod_fd,
             mac=mac,
             host_mac=host_mac,
-            mtu=self.mtu,
+            mtu=self.keys.mtu,
             group=self.attachment.group,
             master=bridge.index,
         )
@@ -156,24 +188,24 @@ class Bridge:
         port, pod_index = link.veth_indexes(reply)
         host.request(self._port_requests(bridge, port))
         sysctl.refuse_advertisements(host_name)
-        if self.is_spoof_checked:  # before the pod's end is up
+        if self.keys.is_spoof_checked:  # before the pod's end is up
             spoof.setup(self.guarded, host_name, mac)
         ips = addresses.ips
         pod_end = configure.configure(
             self.attachment.namespaces,
             Link(pod_index, self.attachment.interface),
             addresses,
-            is_nodad=not self.is_dad,
-            is_up=not self.is_pod_down,
+            is_nodad=not self.keys.is_dad,
+            is_up=not self.keys.is_pod_down,
             mac=mac,
         )
-        gateway = self._be_gateway(bridge, ips) if self.is_gateway and ips else None
+        gateway = self._be_gateway(bridge, ips) if self.keys.is_gateway and ips else None
         if backend and ips:
             masquerade.setup(backend, self.owner, [each.address for each in ips])
         ends = self._wait_for_port(bridge, Link(port, host_name, mac=host_mac))
-        if self.is_dad:
+        if self.keys.is_dad:
             configure.await_detection(self.attachment.namespaces, pod_end, ips)
-        if not self.is_pod_down:
+        if not self.keys.is_pod_down:
             configure.announce(self.attachment.namespaces, pod_end.name, ips)
         return self._told((*ends, pod_end), gateway, addresses)
 
@@ -183,23 +215,25 @@ class Bridge:
 
         Else it is the lowest one of its ports, and changes with them (net/bridge/br_stp_if.c).
         """
-        is_gateway = self.is_gateway and not self.vlan and not self.attachment.addresses.is_none
+        is_gateway = self.keys.is_gateway and not self.keys.vlan and not self.attachment.addresses.is_none
         is_known = bridge.mac != NO_MAC
         return [link.set_link(bridge.index, mac=bridge.mac)] if is_gateway and is_known else []
 
     def _packet_filters(self) -> str:
         """The backend of a masquerade, empty for none; raises ProgramFailed when a program is missing."""
-        if self.is_spoof_checked:
+        if self.keys.is_spoof_checked:
             spoof.require()
-        return masquerade.choose(self.masquerade) if self.masquerade is not None else ""
+        return masquerade.choose(self.keys.masquerade) if self.keys.masquerade is not None else ""
 
     def _port_requests(self, bridge: Link, port: int) -> list[Request]:
         """What makes the host end the port that was asked for."""
         batch = []
-        if self.is_hairpin or self.is_isolated:
-            batch.append(link.set_port(port, is_hairpin=self.is_hairpin, is_isolated=self.is_isolated))
-        if self.vlans.is_filtering:
-            batch += self.vlans.requests(port, _default_vlan(bridge))
+        if self.keys.is_hairpin or self.keys.is_isolated:
+            batch.append(
+                link.set_port(port, is_hairpin=self.keys.is_hairpin, is_isolated=self.keys.is_isolated)
+            )
+        if self.keys.vlans.is_filtering:
+            batch += self.keys.vlans.requests(port, _default_vlan(bridge))
         return batch
 
     def _told(self, links: tuple[Link, Link, Link], gateway: Link | None, addresses: Result) -> Result:
@@ -209,7 +243,7 @@ class Bridge:
             Interface(bridge.name, bridge.mac),
             Interface(port.name, port.mac),
             Interface(pod_end.name, pod_end.mac, self.attachment.netns),
-            *([Interface(gateway.name, gateway.mac)] if gateway and self.vlan else []),
+            *([Interface(gateway.name, gateway.mac)] if gateway and self.keys.vlan else []),
         )
         dns = configure.dns_over(self.config, addresses.dns)
         return Result(interfaces, addresses.ips, addresses.routes, dns)
@@ -217,24 +251,26 @@ class Bridge:
     def _bridge(self) -> Link:
         """The bridge, made when it is missing, and up."""
         host = self.attachment.namespaces.host
-        found = link.find(host, self.bridge)
+        found = link.find(host, self.keys.bridge)
         if found is None:
-            is_filtering = self.vlans.is_filtering
-            host.request([link.create_bridge(self.bridge, mtu=self.mtu, is_vlan_filtering=is_filtering)])
-            found = link.require(host, self.bridge, "bridge")
-            sysctl.refuse_advertisements(self.bridge)
+            is_filtering = self.keys.vlans.is_filtering
+            host.request(
+                [link.create_bridge(self.keys.bridge, mtu=self.keys.mtu, is_vlan_filtering=is_filtering)]
+            )
+            found = link.require(host, self.keys.bridge, "bridge")
+            sysctl.refuse_advertisements(self.keys.bridge)
         if found.kind != "bridge":
             kind = found.kind or "a device"
             raise BadConfig(
-                f"{self.config.where}: bridge {self.bridge!r}: it is {kind}: "
+                f"{self.config.where}: bridge {self.keys.bridge!r}: it is {kind}: "
                 "expected a bridge, or a free name"
             )
-        if self.vlans.is_filtering and not found.info.get("IFLA_BR_VLAN_FILTERING"):
+        if self.keys.vlans.is_filtering and not found.info.get("IFLA_BR_VLAN_FILTERING"):
             raise BadConfig(
-                f"{self.config.where}: bridge {self.bridge!r}: it does not filter VLANs, so VLANs "
+                f"{self.config.where}: bridge {self.keys.bridge!r}: it does not filter VLANs, so VLANs "
                 "would be without effect: expected a bridge made with vlan_filtering 1, or a free name"
             )
-        wants_promiscuous = self.is_promiscuous and not found.is_promiscuous
+        wants_promiscuous = self.keys.is_promiscuous and not found.is_promiscuous
         if not found.is_up or wants_promiscuous:
             promiscuous = True if wants_promiscuous else None
             host.request([link.set_link(found.index, is_up=True, is_promiscuous=promiscuous)])
@@ -244,12 +280,14 @@ class Bridge:
         """Missing gateways and default routes, as isGateway and isDefaultGateway want them."""
         ips = tuple(IPConfig(each.address, self._gateway_of(each), POD) for each in addresses.ips)
         routes = (
-            self._with_default_routes(addresses.routes, ips) if self.is_default_gateway else addresses.routes
+            self._with_default_routes(addresses.routes, ips)
+            if self.keys.is_default_gateway
+            else addresses.routes
         )
         return configure.with_gateways(Result(ips=ips, routes=routes, dns=addresses.dns))
 
     def _gateway_of(self, address: IPConfig) -> Address | None:
-        if address.gateway is None and self.is_gateway:
+        if address.gateway is None and self.keys.is_gateway:
             return address.address.network.network_address + 1
         return address.gateway
 
@@ -263,11 +301,11 @@ class Bridge:
 
     def _be_gateway(self, bridge: Link, ips: tuple[IPConfig, ...]) -> Link:
         """The gateway addresses on the bridge, or on the VLAN's link into it, and forwarding."""
-        gateway = self._vlan_gateway(bridge) if self.vlan else bridge
+        gateway = self._vlan_gateway(bridge) if self.keys.vlan else bridge
         wanted = [(each.gateway, each.address.network.prefixlen) for each in ips if each.gateway is not None]
         if not address.are_there(self.attachment.namespaces.host, gateway.index, wanted):
             self._put_addresses(gateway, [interface_address(*each) for each in wanted])
-        if not self.vlan and bridge.mac == NO_MAC:  # that of its first port
+        if not self.keys.vlan and bridge.mac == NO_MAC:  # that of its first port
             host = self.attachment.namespaces.host
             host.request(self._keep_mac(link.require(host, bridge.name, "bridge")))
         if any(each.address.version == 4 for each in ips):
@@ -284,15 +322,15 @@ class Bridge:
         like a VLAN device on the bridge, is the operator's and taken as it is.
         """
         host = self.attachment.namespaces.host
-        found = link.find(host, self._gateway_name)
+        found = link.find(host, self.keys.gateway_name)
         if found is None:
             port = link.random_veth_name()
-            made = link.create_pair(port, self._gateway_name, mtu=bridge.mtu, master=bridge.index)
+            made = link.create_pair(port, self.keys.gateway_name, mtu=bridge.mtu, master=bridge.index)
             host.request([replace(made, tolerate=THERE)])
-            found = link.require(host, self._gateway_name, "gateway")
+            found = link.require(host, self.keys.gateway_name, "gateway")
         end = link.find_index(host, found.parent) if found.kind == "veth" else None
         if end is not None and end.master == bridge.index:
-            native = replace(self.vlans, native=self.vlan, tagged=frozenset())
+            native = replace(self.keys.vlans, native=self.keys.vlan, tagged=frozenset())
             batch = native.requests(end.index, _default_vlan(bridge))
             host.request([*batch, *(link.set_link(each.index, is_up=True) for each in (end, found))])
             sysctl.refuse_advertisements(end.name)
@@ -318,14 +356,14 @@ class Bridge:
             is_other_family = each.version != wanted.version or each.ip.is_link_local
             if is_other_family or (wanted.version == 6 and not each.network.overlaps(wanted.network)):
                 continue
-            if not self.is_address_forced:
+            if not self.keys.is_address_forced:
                 raise BadConfig(
                     f'{self.config.where}: "{gateway.name}" already has an IP address different from '
                     f"{wanted}: expected forceAddress true, or the same gateway"
                 )
             batch.append(address.delete(gateway.index, each))
             others.remove(each)
-        added = address.add(gateway.index, wanted, is_nodad=not self.is_dad)
+        added = address.add(gateway.index, wanted, is_nodad=not self.keys.is_dad)
         host.request([*batch, replace(added, tolerate=THERE)])
 
     def _wait_for_port(self, bridge: Link, port: Link) -> tuple[Link, Link]:
@@ -336,26 +374,26 @@ class Bridge:
             if delay_s:
                 time.sleep(delay_s)
             *its, ports = self.attachment.namespaces.host.request(batch)
-            if self.is_pod_down or link.port_state_in(ports) == FORWARDING:
+            if self.keys.is_pod_down or link.port_state_in(ports) == FORWARDING:
                 mac = link.mac_in(its[0]) if its else bridge.mac
                 return Link(bridge.index, bridge.name, mac=mac), port
         raise KernelError(
-            f"wait for port of {self.attachment.interface} on bridge {self.bridge} to forward",
+            f"wait for port of {self.attachment.interface} on bridge {self.keys.bridge} to forward",
             errno.ETIMEDOUT,
         )
 
     def check(self, previous: Result) -> None:
         """Bridge, pair, addresses and routes are as the result says."""
         host = self.attachment.namespaces.host
-        bridge = link.find(host, self.bridge)
+        bridge = link.find(host, self.keys.bridge)
         if bridge is None or bridge.kind != "bridge":
-            raise CheckFailed(f"check bridge {self.bridge}: there is no such bridge")
+            raise CheckFailed(f"check bridge {self.keys.bridge}: there is no such bridge")
         found = configure.check(self.attachment.namespaces, self.attachment.interface, previous)
         if found.kind != "veth":
             raise CheckFailed(f"check {found.name}: it is {found.kind or 'a device'}: expected veth")
         veth = link.find_index(host, found.parent)
         if veth is None or veth.master != bridge.index:
-            raise CheckFailed(f"check {found.name}: its host end is not a port of bridge {self.bridge}")
+            raise CheckFailed(f"check {found.name}: its host end is not a port of bridge {self.keys.bridge}")
         self._check_vlans(veth)
         self._check_packet_filters(veth, found, previous)
         self.attachment.addresses.check(previous)
@@ -365,18 +403,18 @@ class Bridge:
         told = enumerate(previous.interfaces)
         indexes = [number for number, each in told if each.name == pod_end.name and each.sandbox]
         own = [each.address for each in previous.ips if each.interface in (None, *indexes)]
-        if self.masquerade is not None and not masquerade.is_set_up(self.owner, own):
+        if self.keys.masquerade is not None and not masquerade.is_set_up(self.owner, own):
             raise CheckFailed(f"check {pod_end.name}: not all of its addresses are masqueraded")
-        if self.is_spoof_checked and not spoof.is_set_up(self.guarded, port.name, pod_end.mac):
+        if self.keys.is_spoof_checked and not spoof.is_set_up(self.guarded, port.name, pod_end.mac):
             raise CheckFailed(f"check {pod_end.name}: its port {port.name} takes frames from other addresses")
 
     def _check_vlans(self, port: Link) -> None:
         """The port is in every VLAN that was asked for, and it is native where it is to be."""
-        if not self.vlans.native:
+        if not self.keys.vlans.native:
             return
         present = vlan.dump(self.attachment.namespaces.host).get(port.index, set())
-        native = vlan.Membership(self.vlans.native, is_native=True)
-        missing = {native, *(vlan.Membership(vid) for vid in self.vlans.tagged)} - present
+        native = vlan.Membership(self.keys.vlans.native, is_native=True)
+        missing = {native, *(vlan.Membership(vid) for vid in self.keys.vlans.tagged)} - present
         if missing:
             first = min(missing)
             how = "untagged" if first.is_native else "tagged"
@@ -389,11 +427,11 @@ class Bridge:
         undo(self._unmask, lambda: detach(self.attachment), self._unguard)
 
     def _unmask(self) -> None:
-        if self.masquerade is not None:
+        if self.keys.masquerade is not None:
             masquerade.teardown(self.owner)
 
     def _unguard(self) -> None:
-        if self.is_spoof_checked:
+        if self.keys.is_spoof_checked:
             spoof.teardown(self.guarded)
 
     @classmethod

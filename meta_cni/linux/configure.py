@@ -295,11 +295,16 @@ def _advertise(ip: IPv6Address, interface: str) -> None:
 
 def dns_over(config: PluginConfig, offered: DNS) -> DNS:
     """`dns` of the configuration where it says anything, if only an empty list; else what was offered."""
+    own = config.once(_dns_said)
+    return offered if own is None else own
+
+
+def _dns_said(config: PluginConfig) -> DNS | None:
     section = config.section.section("dns")
     lists = ("nameservers", "search", "options")
     is_said = section is not None and any(section.value(key) is not None for key in lists)
     own = dns_of(config)
-    return own if is_said or own.domain else offered
+    return own if is_said or own.domain else None
 
 
 def dns_of(config: PluginConfig) -> DNS:
