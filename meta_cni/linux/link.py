@@ -415,14 +415,16 @@ def set_link(
 ) -> Request:
     """Change a link; only what is given is changed. A master of 0 releases it."""
     change = flags = 0
-    for value, flag in ((is_up, IFF_UP), (is_promiscuous, IFF_PROMISC), (is_allmulti, IFF_ALLMULTI)):
-        if value is not None:
-            change |= flag
-            flags |= flag if value else 0
+    if is_up is not None:
+        change, flags = IFF_UP, IFF_UP if is_up else 0
+    if is_promiscuous is not None:
+        change, flags = change | IFF_PROMISC, flags | IFF_PROMISC if is_promiscuous else flags
+    if is_allmulti is not None:
+        change, flags = change | IFF_ALLMULTI, flags | IFF_ALLMULTI if is_allmulti else flags
     attributes = ethernet(mac, mtu)
     attributes += pack.text(IFLA_IFNAME, name) if name else b""
-    for kind, number in ((IFLA_TXQLEN, tx_queue_length), (IFLA_MASTER, master)):
-        attributes += pack.u32(kind, number) if number is not None else b""
+    attributes += pack.u32(IFLA_TXQLEN, tx_queue_length) if tx_queue_length is not None else b""
+    attributes += pack.u32(IFLA_MASTER, master) if master is not None else b""
     message = pack.link(attributes, index=index, flags=flags, change=change)
     return Request(f"change link {name or index}", message, RTM_NEWLINK)
 

@@ -44,9 +44,13 @@ Message = Any
 """A pyroute2 message (the library has no types), or bytes: a body that was packed by hand."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """One message and how its failure is told."""
+    """
+    One message and how its failure is told; nobody changes one.
+
+    It is not frozen: an ADD has a dozen of them, and to make a frozen one takes three times as long.
+    """
 
     action: str
     """What it does, for error texts: verb and object, or the verb alone where `about` is the object."""

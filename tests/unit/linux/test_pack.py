@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meta_cni.linux import pack, vlan
 from meta_cni.linux.codec import ifinfmsg
@@ -67,3 +69,44 @@ def test_attributes_are_found_by_their_numbers():
     assert None is pack.find(message, 5, 4)
     assert None is pack.find(cut_off, 5, 4)
     assert None is pack.find(head + bytes(4), 5, 4)
+
+
+def of_one_length(attributes: list[tuple[int, bytes]], length: int = 200) -> bytes:
+    """A message with these, and with one more that fills it up."""
+    message = bytes(16) + b"".join(pack.attribute(kind, value) for kind, value in attributes)
+    return message + pack.attribute(0x3FFF, bytes(length - len(message) - 4))
+
+
+VALUES = st.lists(
+    st.tuples(st.integers(0, 0x3FFE), st.binary(max_size=9)), max_size=8, unique_by=lambda each: each[0]
+)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=3), st.integers(0, 0x3FFF), st.data())
+def test_a_message_is_not_taken_for_another_one_of_its_length(
+    layouts: list[list[tuple[int, bytes]]], wanted: int, data: st.DataObject
+):
+    """Where the attributes of the one before were is asked first, and here it may be another one."""
+    for _ in range(8):
+        attributes = data.draw(st.sampled_from(layouts))
+        message = of_one_length(attributes)
+
+        expected = dict(pack.split(message, 16))
+        assert expected == pack.attributes(message, 16)
+        assert expected.get(wanted) == pack.find(message, wanted, 16)
+
+
+def test_a_message_that_is_cut_off_is_not_taken_for_a_whole_one():
+    """It ends in the middle of a header, of a value, or with an attribute that has no length."""
+    whole = of_one_length([(3, b"eth0"), (4, bytes(4))])
+    for message in (whole[:-3], whole[:90], whole[:32] + bytes(len(whole) - 32)):
+        for _ in range(3):
+            assert dict(pack.split(message, 16)) == pack.attributes(message, 16)
+
+
+def test_few_layouts_are_remembered():
+    """A node may have links with names of any length."""
+    for length in range(100, 100 + 8 * pack.MOST_LAYOUTS, 4):
+        assert {0x3FFF} == set(pack.attributes(of_one_length([], length), 16))
+
+    assert len(pack._LAYOUTS) <= pack.MOST_LAYOUTS
