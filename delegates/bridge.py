@@ -167,13 +167,44 @@ class Bridge:
 
     def add(self, previous: Result | None) -> Result:
         """Create the pair and configure its pod end; what failed is removed by delete()."""
-        host = self.attachment.namespaces.host
         backend = self._packet_filters()
         bridge = self._bridge()
         addresses = self._with_gateways(self.attachment.addresses.acquire())
         masquerade.require(backend, [each.address for each in addresses.ips])
+        namespaces, name, ips = self.attachment.namespaces, self.attachment.interface, addresses.ips
         host_name, host_mac = link.random_veth_name(), link.random_mac()
         mac = self.mac or link.random_mac()
+        port, index = self._pair(bridge, host_name, host_mac, mac)
+        configure.configure(
+            namespaces,
+            index,
+            name,
+            addresses,
+            is_nodad=not self.keys.is_dad,
+            is_up=not self.keys.is_pod_down,
+            mac=mac,
+        )
+        gateway = self._be_gateway(bridge, ips) if self.keys.is_gateway and ips else None
+        if backend and ips:
+            masquerade.setup(backend, self.owner, [each.address for each in ips])
+        bridge_mac = self._wait_for_port(bridge, port)
+        if self.keys.is_dad:
+            configure.await_detection(namespaces, index, name, ips)
+        if not self.keys.is_pod_down:
+            configure.announce(namespaces, name, ips)
+        interfaces = [
+            Interface(bridge.name, bridge_mac),
+            Interface(host_name, host_mac),
+            Interface(name, mac, self.attachment.netns),
+        ]
+        if gateway and self.keys.vlan:
+            interfaces.append(Interface(gateway.name, gateway.mac))
+        dns = configure.dns_over(self.config, addresses.dns)
+        return Result(tuple(interfaces), ips, addresses.routes, dns)
+
+    def _pair(self, bridge: Link, host_name: str, host_mac: str, mac: str) -> tuple[int, int]:
+        """The indexes of the bridge's new port and of the pod's end."""
+        host = self.attachment.namespaces.host
         request = link.create_veth(
             host_name,
             self.attachment.interface,
@@ -185,29 +216,12 @@ class Bridge:
             master=bridge.index,
         )
         *_, reply = host.request([*self._keep_mac(bridge), request])
-        port, pod_index = link.veth_indexes(reply)
+        port, index = link.veth_indexes(reply)
         host.request(self._port_requests(bridge, port))
         sysctl.refuse_advertisements(host_name)
         if self.keys.is_spoof_checked:  # before the pod's end is up
             spoof.setup(self.guarded, host_name, mac)
-        ips = addresses.ips
-        pod_end = configure.configure(
-            self.attachment.namespaces,
-            Link(pod_index, self.attachment.interface),
-            addresses,
-            is_nodad=not self.keys.is_dad,
-            is_up=not self.keys.is_pod_down,
-            mac=mac,
-        )
-        gateway = self._be_gateway(bridge, ips) if self.keys.is_gateway and ips else None
-        if backend and ips:
-            masquerade.setup(backend, self.owner, [each.address for each in ips])
-        ends = self._wait_for_port(bridge, Link(port, host_name, mac=host_mac))
-        if self.keys.is_dad:
-            configure.await_detection(self.attachment.namespaces, pod_end, ips)
-        if not self.keys.is_pod_down:
-            configure.announce(self.attachment.namespaces, pod_end.name, ips)
-        return self._told((*ends, pod_end), gateway, addresses)
+        return port, index
 
     def _keep_mac(self, bridge: Link) -> list[Request]:
         """
@@ -235,18 +249,6 @@ class Bridge:
         if self.keys.vlans.is_filtering:
             batch += self.keys.vlans.requests(port, _default_vlan(bridge))
         return batch
-
-    def _told(self, links: tuple[Link, Link, Link], gateway: Link | None, addresses: Result) -> Result:
-        """The result with bridge, host end and pod end, and the gateway that a VLAN has."""
-        bridge, port, pod_end = links
-        interfaces = (
-            Interface(bridge.name, bridge.mac),
-            Interface(port.name, port.mac),
-            Interface(pod_end.name, pod_end.mac, self.attachment.netns),
-            *([Interface(gateway.name, gateway.mac)] if gateway and self.keys.vlan else []),
-        )
-        dns = configure.dns_over(self.config, addresses.dns)
-        return Result(interfaces, addresses.ips, addresses.routes, dns)
 
     def _bridge(self) -> Link:
         """The bridge, made when it is missing, and up."""
@@ -366,17 +368,16 @@ class Bridge:
         added = address.add(gateway.index, wanted, is_nodad=not self.keys.is_dad)
         host.request([*batch, replace(added, tolerate=THERE)])
 
-    def _wait_for_port(self, bridge: Link, port: Link) -> tuple[Link, Link]:
-        """Both, the bridge with its MAC, when it forwards for the port; normally it does at once."""
+    def _wait_for_port(self, bridge: Link, port: int) -> str:
+        """The bridge's MAC when it forwards for the port, of which this is the index; normally at once."""
         is_kept = bool(self._keep_mac(bridge))
-        batch = [link.look_up_index(each.index) for each in ([port] if is_kept else [bridge, port])]
+        batch = [link.look_up_index(each) for each in ([port] if is_kept else [bridge.index, port])]
         for delay_s in PORT_UP_DELAYS_S:
             if delay_s:
                 time.sleep(delay_s)
             *its, ports = self.attachment.namespaces.host.request(batch)
             if self.keys.is_pod_down or link.port_state_in(ports) == FORWARDING:
-                mac = link.mac_in(its[0]) if its else bridge.mac
-                return Link(bridge.index, bridge.name, mac=mac), port
+                return link.mac_in(its[0]) if its else bridge.mac
         raise KernelError(
             f"wait for port of {self.attachment.interface} on bridge {self.keys.bridge} to forward",
             errno.ETIMEDOUT,

@@ -4,8 +4,6 @@ dummy: a link that leads nowhere, for addresses of the pod (containernetworking/
 Unlike the reference: an interface of the node may have the same name, and a failing ADD is undone.
 """
 
-from dataclasses import replace
-
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed, NotAvailable
 from meta_cni.cni.result import Interface, Result
@@ -27,10 +25,10 @@ class Dummy:
         namespaces, name = self.attachment.namespaces, self.attachment.interface
         addresses = self.attachment.addresses.acquire()
         namespaces.pod.request([link.create("dummy", name, group=self.attachment.group)])
-        made = link.require(namespaces.pod, name, "dummy")
+        made = link.require_index(namespaces.pod, name, "dummy")
         result = configure.of_the_pod(self.config, addresses)
-        configure.configure(namespaces, made, result)
-        return replace(result, interfaces=(Interface(name, made.mac, self.attachment.netns),))
+        mac = configure.configure(namespaces, made, name, result)
+        return result.of(Interface(name, mac, self.attachment.netns))
 
     def check(self, previous: Result) -> None:
         """The link is a dummy, up, with the result's MAC, addresses and routes."""

@@ -70,14 +70,15 @@ class HostDevice:
         result = configure.of_the_pod(self.config, addresses)
         interface = Interface(self.attachment.interface, "", self.attachment.netns)
         if found is None:
-            return replace(result, interfaces=(interface,))
+            return result.of(interface)
         namespaces = self.attachment.namespaces
         with self._brought_back(found, taken):
-            moved = configure.configure(namespaces, self._move_in(found), result, taken=taken)
+            moved = self._move_in(found)
+            mac = configure.configure(namespaces, moved.index, moved.name, result, taken=taken)
         namespaces.undoing[self.attachment.interface] = partial(self._bring_back_as, found, taken)
         if not found.is_infiniband:  # there the kernel does it, by arp_notify
             configure.announce(namespaces, moved.name, result.ips)
-        return taken.told_in(replace(result, interfaces=(replace(interface, mac=moved.mac),)))
+        return taken.told_in(result.of(replace(interface, mac=mac)))
 
     def _taken(self, found: Link | None) -> Layer3:
         """What the link brings along from the node."""

@@ -10,7 +10,6 @@ an address that is routed elsewhere is refused instead of being unreachable.
 """
 
 from contextlib import suppress
-from dataclasses import replace
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable, ProgramFailed
@@ -18,7 +17,6 @@ from meta_cni.cni.result import Address, Interface, IPConfig, Network, Result
 from meta_cni.delegate import Attachment, Valid, detach, undo, unimplemented
 from meta_cni.linux import address, configure, link, masquerade, route, sysctl
 from meta_cni.linux.address import interface_address
-from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Request
 from meta_cni.linux.route import (
     RT_SCOPE_HOST,
@@ -58,17 +56,15 @@ class Ptp:
             sysctl.write(FORWARDING[version], "1")
         result = configure.of_the_pod(self.config, acquired, interface=POD)
         namespaces = self.attachment.namespaces
-        node_end, made = self._pair()
-        pod_end = configure.configure(namespaces, made, result, mac=made.mac)
-        namespaces.pod.request(_by_gateway(pod_end.index, result.ips))
-        namespaces.host.request(_to_pod(node_end.index, result.ips))
+        host_name, name = link.random_veth_name(), self.attachment.interface
+        host_mac, mac = link.random_mac(), link.random_mac()
+        index, pod_index = self._pair(host_name, host_mac, mac)
+        configure.configure(namespaces, pod_index, name, result, mac=mac)
+        namespaces.pod.request(_by_gateway(pod_index, result.ips))
+        namespaces.host.request(_to_pod(index, result.ips))
         if backend:
             masquerade.setup(backend, self.owner, addresses)
-        interfaces = (
-            Interface(node_end.name, node_end.mac),
-            Interface(pod_end.name, pod_end.mac, self.attachment.netns),
-        )
-        return replace(result, interfaces=interfaces)
+        return result.of(Interface(host_name, host_mac), Interface(name, mac, self.attachment.netns))
 
     def _require_gateways(self, acquired: Result) -> None:
         if not acquired.ips:
@@ -81,18 +77,17 @@ class Ptp:
                     f"{self.config.where}: ipam: address {each.address} has no gateway: expected one"
                 )
 
-    def _pair(self) -> tuple[Link, Link]:
+    def _pair(self, host_name: str, host_mac: str, mac: str) -> tuple[int, int]:
         """
-        The node's end and the pod's of a new pair.
+        The indexes of the node's end and the pod's of a new pair.
 
         The node's is alone on its link. With duplicate address detection its link-local address, by which
         the node asks for its neighbours, would be of no use for one or two seconds after the
         pod's end is up.
         """
         namespaces = self.attachment.namespaces
-        name, host_mac, mac = link.random_veth_name(), link.random_mac(), link.random_mac()
         request = link.create_veth(
-            name,
+            host_name,
             self.attachment.interface,
             namespaces.pod_fd,
             mac=mac,
@@ -103,9 +98,8 @@ class Ptp:
         (reply,) = namespaces.host.request([request])
         with suppress(KernelError):  # a node without IPv6
             for parameter in ("accept_ra", "accept_dad"):
-                sysctl.set_new(f"net/ipv6/conf/{name}/{parameter}", "0")
-        index, pod_index = link.veth_indexes(reply)
-        return Link(index, name, mac=host_mac), Link(pod_index, self.attachment.interface, mac=mac)
+                sysctl.set_new(f"net/ipv6/conf/{host_name}/{parameter}", "0")
+        return link.veth_indexes(reply)
 
     def check(self, previous: Result) -> None:
         """Link, addresses and routes are as the result says, at both ends, and the masquerade is there."""

@@ -212,7 +212,7 @@ class Sriov:
         result = self._addressed(
             Interface(name, found.mac, self.attachment.netns, mtu=found.mtu, pci_id=function.address)
         )
-        configure.configure(namespaces, found, result)
+        configure.configure(namespaces, found.index, name, result)
         if not found.is_infiniband:  # there the kernel does it, by arp_notify
             configure.announce(namespaces, name, result.ips, carrier_wait_s=CARRIER_WAIT_S)
         return result

@@ -8,7 +8,7 @@ which other delegates there are.
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
@@ -67,9 +67,9 @@ class Attachment:
 def attach(config: PluginConfig, attachment: Attachment, made: Link, addresses: Result) -> Result:
     """Give the pod's link what an IPAM gave, and tell the neighbours: how most delegates' add() ends."""
     result = configure.of_the_pod(config, addresses)
-    found = configure.configure(attachment.namespaces, made, result)
-    configure.announce(attachment.namespaces, found.name, result.ips)
-    return replace(result, interfaces=(Interface(found.name, found.mac, attachment.netns),))
+    mac = configure.configure(attachment.namespaces, made.index, made.name, result)
+    configure.announce(attachment.namespaces, made.name, result.ips)
+    return result.of(Interface(made.name, mac, attachment.netns))
 
 
 def detach(attachment: Attachment, unfinished: str = "") -> None:

@@ -110,6 +110,10 @@ class Result:
     routes: tuple[Route, ...] = ()
     dns: DNS = field(default_factory=DNS)
 
+    def of(self, *interfaces: Interface) -> "Result":
+        """The same, of these interfaces."""
+        return Result(interfaces, self.ips, self.routes, self.dns)
+
 
 @lru_cache(maxsize=256)
 def address_of(text: str) -> Address:

@@ -45,34 +45,34 @@ RTPROT_TAKEN = 110
 
 def configure(
     namespaces: Namespaces,
-    found: Link,
+    index: int,
+    name: str,
     result: Result,
     *,
     is_nodad: bool = True,
     is_up: bool = True,
     mac: str = "",
     taken: Layer3 = NOTHING,
-) -> Link:
+) -> str:
     """
     Set the result's addresses and routes on a link of the pod, in one batch; raises KernelError.
 
     `taken` is what the link brings along: its addresses come before the result's, whose routes may
     need them, and its routes after the result's, which are asked first then.
 
-    Of `found` only index and name are needed; answered are those, and the MAC that it has then, which
-    is asked for unless it was made with `mac`.
+    Answers the MAC that the link has then; it is asked for unless the link was made with `mac`.
     """
     if taken.has_ipv6 or any(each.address.version == 6 for each in result.ips):
-        namespaces.run(lambda: _enable_ipv6(found.name))
-    batch = [link.set_link(found.index, is_up=True)] if is_up else []
-    batch += taken.addresses_on(found.index)
-    batch += [address.add(found.index, each.address, is_nodad=is_nodad) for each in result.ips]
-    batch += [route.add(each, append=True) for each in routes_of(found.index, result)]
-    batch += [*taken.routes_by(found.index), *taken.rules_of(RTPROT_TAKEN)]
+        namespaces.run(lambda: _enable_ipv6(name))
+    batch = [link.set_link(index, is_up=True)] if is_up else []
+    batch += taken.addresses_on(index)
+    batch += [address.add(index, each.address, is_nodad=is_nodad) for each in result.ips]
+    batch += [route.add(each, append=True) for each in routes_of(index, result)]
+    batch += [*taken.routes_by(index), *taken.rules_of(RTPROT_TAKEN)]
     if not mac:
-        batch.append(link.look_up_index(found.index))
+        batch.append(link.look_up_index(index))
     replies = namespaces.pod.request(batch)
-    return Link(found.index, found.name, mac=mac or link.mac_in(replies[-1]))
+    return mac or link.mac_in(replies[-1])
 
 
 def _enable_ipv6(interface: str) -> None:
@@ -87,7 +87,7 @@ def _enable_ipv6(interface: str) -> None:
         raise KernelError(f"enable IPv6 on {interface}: {needed}", errno.ENOENT) from None
 
 
-def await_detection(namespaces: Namespaces, found: Link, addresses: Sequence[IPConfig]) -> None:
+def await_detection(namespaces: Namespaces, index: int, name: str, addresses: Sequence[IPConfig]) -> None:
     """
     Wait until duplicate address detection has come to an end; raises KernelError for an address in use.
 
@@ -96,16 +96,16 @@ def await_detection(namespaces: Namespaces, found: Link, addresses: Sequence[IPC
     wanted = {each.address for each in addresses if each.address.version == 6}
     deadline = time.monotonic() + DETECTION_S
     while wanted:
-        present = [each for each in address.dump(namespaces.pod, found.index) if each.address in wanted]
+        present = [each for each in address.dump(namespaces.pod, index) if each.address in wanted]
         for each in present:
             if each.is_duplicate:
-                action = f"add address {each.address} to {found.name}: somebody else on its link has it"
+                action = f"add address {each.address} to {name}: somebody else on its link has it"
                 raise KernelError(action, errno.EADDRINUSE)
         if not any(each.is_tentative for each in present):
             return
         if time.monotonic() >= deadline:
-            if link.require(namespaces.pod, found.name, "link").operstate == "UP":
-                raise KernelError(f"detect duplicate addresses on {found.name}", errno.ETIMEDOUT)
+            if link.require(namespaces.pod, name, "link").operstate == "UP":
+                raise KernelError(f"detect duplicate addresses on {name}", errno.ETIMEDOUT)
             return
         time.sleep(DETECTION_POLL_S)
 

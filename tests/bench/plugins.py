@@ -31,7 +31,6 @@ from meta_cni.engine import execute
 from meta_cni.engine.ledger import Record
 from meta_cni.engine.plan import GROUP_BASE, Execution, Plan, Step
 from meta_cni.linux import configure, link, netns
-from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Socket
 from meta_cni.metrics import Timeline
@@ -189,7 +188,7 @@ def chained() -> None:
         link.remove(namespaces.host, "chained0")
         (reply,) = namespaces.host.request([link.create_veth("chained0", "eth0", namespaces.pod_fd)])
         result = results.parse(RESULT, "1.0.0")
-        configure.configure(namespaces, Link(link.veth_indexes(reply)[1], "eth0"), result)
+        configure.configure(namespaces, link.veth_indexes(reply)[1], "eth0", result)
 
 
 def links() -> int:
