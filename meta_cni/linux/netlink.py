@@ -27,6 +27,7 @@ NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP, RTNLGRP_LINK = 1, 2, 1
 RTM_DELLINK, AF_UNSPEC = 17, 0  # <linux/rtnetlink.h>, <linux/socket.h>
 NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 11, 12  # <linux/netlink.h>
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 0x1, 0x4, 0x8, 0x10
+REQUEST_AND_ACK = NLM_F_REQUEST | NLM_F_ACK
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLM_F_DUMP = 0x300
@@ -73,22 +74,21 @@ class Request:
 class Reply:
     """The answer to one message: what the kernel echoed, undecoded, and the error it was tolerated with."""
 
-    __slots__ = ("echoed", "errno", "extack", "is_complete", "request")
+    errno = 0
+    extack = ""
+    """What the kernel says of the error."""
+    is_complete = False
+    """Nothing more will come: it is the answer to a question, or an acknowledgement or error."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.echoed: list[bytes] = []
-        self.errno = 0
-        self.extack = ""
-        """What the kernel says of the error."""
-        self.is_complete = False
-        """Nothing more will come: it is the answer to a question, or an acknowledgement or error."""
 
     def take(self, header: Header, body: bytes) -> None:
         """Note one received message."""
-        _, kind, flags, *_ = header
+        kind = header[1]
         if kind == NLMSG_ERROR:
-            self.errno, self.extack = _error_of(flags, body)
+            self.errno, self.extack = _error_of(header[2], body)
             self.is_complete = True
         elif kind != NLMSG_DONE:
             self.echoed.append(body)
@@ -162,24 +162,22 @@ class Socket:
         for each in batch:
             sequence += 1
             replies[sequence] = Reply(each)
-            flags = each.flags | NLM_F_REQUEST
-            if sequence == last and not each.is_question:
-                flags |= NLM_F_ACK
+            flags = each.flags | (NLM_F_REQUEST if sequence < last or each.is_question else REQUEST_AND_ACK)
             datagram.append(encode(each.message, each.type, flags, sequence))
         self._sequence = last
         self._send(b"".join(datagram), batch[0])
-        while not replies[last].is_complete:
+        reply = replies[last]
+        while not reply.is_complete:
             for header, body in self._receive(batch[0]):
-                answered = replies.get(header[3])
-                if answered is not None:
-                    answered.take(header, body)
+                if header[3] in replies:
+                    replies[header[3]].take(header, body)
         for reply in replies.values():
             if reply.errno and reply.errno not in reply.request.tolerate:
                 raise KernelError(str(reply.request), reply.errno, reply.extack)
-        return [self._complete(each) for each in replies.values()]
+        return [each if each.request.lookup is None else self._complete(each) for each in replies.values()]
 
     def _complete(self, reply: "Reply") -> "Reply":
-        """The answer to one message, looked up where it was to be echoed and was not."""
+        """The answer to one message that is to be echoed, looked up where it was not."""
         lookup = reply.request.lookup
         return reply if lookup is None or reply.echoed or reply.errno else self.request([lookup])[0]
 

@@ -7,6 +7,7 @@ to the codec byte for byte by tests/unit/linux/test_pack.py.
 """
 
 import struct
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -149,7 +150,7 @@ def without(data: bytes, offset: int, *kinds: int) -> bytes:
 
 def number(value: bytes | None) -> int:
     """A number of 32 bits; 0 where there is no such attribute."""
-    return int(struct.unpack("=I", value)[0]) if value else 0
+    return int.from_bytes(value, sys.byteorder) if value else 0
 
 
 def number16(value: bytes | None) -> int:
