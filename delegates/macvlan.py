@@ -5,7 +5,6 @@ Unlike the reference: nothing is left behind when addresses cannot be had or set
 IPAM is kept, and IPv6 addresses work at once instead of after duplicate address detection.
 """
 
-from dataclasses import replace
 from functools import partial
 
 from meta_cni.cni.config import PluginConfig
@@ -39,9 +38,9 @@ class Macvlan:
         return attach(self.config, self.attachment, made, addresses)
 
     def _request(self, master: Link, name: str) -> Request:
-        request = link.create_macvlan(
+        return link.create_macvlan(
             name,
-            master.index,
+            master,
             self.mode,
             pod_fd=self.attachment.namespaces.pod_fd,
             mac=self.mac,
@@ -49,7 +48,6 @@ class Macvlan:
             group=self.attachment.group,
             broadcast_queue_length=self.broadcast_queue_length,
         )
-        return replace(request, action=f"{request.action} on {master.name}")
 
     def check(self, previous: Result) -> None:
         """The link is a macvlan of this mode with the result's MAC, addresses and routes."""

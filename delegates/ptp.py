@@ -10,6 +10,7 @@ an address that is routed elsewhere is refused instead of being unreachable.
 """
 
 from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable, ProgramFailed
@@ -153,7 +154,7 @@ class Ptp:
 
 def _alone(ip: Address) -> Network:
     """The network that has this address and no other."""
-    return interface_address(ip, ip.max_prefixlen).network
+    return IPv4Network((int(ip), 32)) if ip.version == 4 else IPv6Network((int(ip), 128))
 
 
 def _by_gateway(index: int, ips: tuple[IPConfig, ...]) -> list[Request]:

@@ -329,7 +329,7 @@ def veth_indexes(reply: Reply) -> tuple[int, int]:
 
 def create_macvlan(
     name: str,
-    parent: int,
+    parent: Link,
     mode: str,
     *,
     pod_fd: int,
@@ -344,12 +344,13 @@ def create_macvlan(
     data += pack.u32(IFLA_MACVLAN_BC_QUEUE_LEN, length) if length else b""
     attributes = (
         pack.text(IFLA_IFNAME, name)
-        + pack.u32(IFLA_LINK, parent)
+        + pack.u32(IFLA_LINK, parent.index)
         + pack.u32(IFLA_NET_NS_FD, pod_fd)
         + ethernet(mac, mtu, group)
         + link_info("macvlan", data)
     )
-    return Request(f"create macvlan {name}", pack.link(attributes), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+    action = f"create macvlan {name} on {parent.name}"
+    return Request(action, pack.link(attributes), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
 
 
 def create_bridge(name: str, *, mtu: int = 0, is_vlan_filtering: bool = False) -> Request:

@@ -82,15 +82,16 @@ class Ours:
         call = partial(construct, request=request, memory=self.memory, timeline=Timeline())
         plan = self._plan(request)
         (record,) = execute.records_of(plan, "bench", (), "")
+        kept = replace(record, result=self.result)
         made: tuple[Result, ...] = ()
         started = time.perf_counter()
         with Namespaces(request.netns) as namespaces:
             if verb == "ADD":
                 made = execute.run(self._prepared(plan, record, call, namespaces), (), None, namespaces, {})
             elif verb == "CHECK":
-                execute.check((replace(record, result=self.result),), call, namespaces)
+                execute.check((kept,), call, namespaces)
             else:
-                _, errors = execute.undo((replace(record, result=self.result),), call, namespaces)
+                _, errors = execute.undo((kept,), call, namespaces)
                 if errors:
                     raise join(errors)
         ms = (time.perf_counter() - started) * 1000

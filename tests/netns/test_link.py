@@ -78,7 +78,13 @@ def test_a_macvlan_is_made_in_the_pod(
     parent = link.require(host, "up0", "master").index
 
     mac = "" if mode == "passthru" else MAC  # a passthru macvlan has its master's
-    host.request([link.create_macvlan("net1", parent, mode, pod_fd=pod.fd, mac=mac, mtu=1400, group=GROUP)])
+    host.request(
+        [
+            link.create_macvlan(
+                "net1", Link(parent, "up0"), mode, pod_fd=pod.fd, mac=mac, mtu=1400, group=GROUP
+            )
+        ]
+    )
 
     made = link.require(pod.socket, "net1", "macvlan")
     assert ("macvlan", parent, 1400, GROUP) == (made.kind, made.parent, made.mtu, made.group)
@@ -96,7 +102,9 @@ def test_a_broadcast_queue_is_as_long_as_asked_for(
     host.request([link.create_pair("up0", "up1")])
     parent = link.require(host, "up0", "master").index
 
-    request = link.create_macvlan("net1", parent, "bridge", pod_fd=pod.fd, broadcast_queue_length=3000)
+    request = link.create_macvlan(
+        "net1", Link(parent, "up0"), "bridge", pod_fd=pod.fd, broadcast_queue_length=3000
+    )
     host.request([request])
 
     made = link.require(pod.socket, "net1", "macvlan")
@@ -264,7 +272,7 @@ def test_links_are_read_as_the_codec_reads_them(host: Socket, pod: PodNetns):
     host.request([link.create_bridge("brc"), link.create_pair("up0", "sw0")])
     bridge, upper = (link.require(host, name, "link").index for name in ("brc", "up0"))
     host.request([link.create_veth("ve0", "net1", pod.fd, mac="02:00:5e:00:53:01", group=7, master=bridge)])
-    host.request([link.create_macvlan("net2", upper, "vepa", pod_fd=pod.fd, group=9)])
+    host.request([link.create_macvlan("net2", Link(upper, "up0"), "vepa", pod_fd=pod.fd, group=9)])
     host.request([link.set_link(upper, is_up=True, is_promiscuous=True)])
     subprocess.run(["ip", "link", "set", "dev", "sw0", "alias", "the \u00e4ther"], check=True)
     assert "the \u00e4ther" == link.require(host, "sw0", "link").alias

@@ -24,7 +24,7 @@ from meta_cni.linux import address, link, netlink, route
 
 for each in (
     link.create_veth("veth0", "net1", 3, mac="02:00:5e:00:53:01", group=7, master=2),
-    link.create_macvlan("net1", 2, "bridge", pod_fd=3, broadcast_queue_length=9),
+    link.create_macvlan("net1", link.Link(2, "up0"), "bridge", pod_fd=3, broadcast_queue_length=9),
     link.set_link(2, is_up=True),
     link.delete("net1"),
     address.add(2, ip_interface("fd00::2/64")),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from meta_cni.linux import link
+from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request
 
 Attribute = Callable[[int, bytes], bytes]
@@ -62,7 +63,7 @@ def test_a_veth_says_everything_in_one_message(attribute: Attribute, body: Body)
 
 def test_a_macvlan_says_its_mode_and_queue(attribute: Attribute, body: Body):
     """The queue is an attribute that the codec learns from us."""
-    request = link.create_macvlan("net1", 4, "vepa", pod_fd=5, broadcast_queue_length=3000)
+    request = link.create_macvlan("net1", Link(4, "up0"), "vepa", pod_fd=5, broadcast_queue_length=3000)
 
     actual = body(request)
 
