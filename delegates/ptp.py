@@ -60,8 +60,8 @@ class Ptp:
         host_name, name = link.random_veth_name(), self.attachment.interface
         host_mac, mac = link.random_mac(), link.random_mac()
         index, pod_index = self._pair(host_name, host_mac, mac)
-        configure.configure(namespaces, pod_index, name, result, mac=mac)
-        namespaces.pod.request(_by_gateway(pod_index, result.ips))
+        by_gateway = _by_gateway(pod_index, result.ips)
+        configure.configure(namespaces, pod_index, name, result, mac=mac, more=by_gateway)
         namespaces.host.request(_to_pod(index, result.ips))
         if backend:
             masquerade.setup(backend, self.owner, addresses)

@@ -23,6 +23,7 @@ from meta_cni.linux import address, link, route, rule, sysctl, vrf
 from meta_cni.linux.layer3 import NOTHING, Layer3
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux.netlink import Request
 from meta_cni.linux.route import RT_SCOPE_LINK, RT_TABLE_MAIN, Route
 
 SIOCGIFFLAGS, SIOCGIFHWADDR = 0x8913, 0x8927  # <linux/sockios.h>
@@ -53,12 +54,13 @@ def configure(
     is_up: bool = True,
     mac: str = "",
     taken: Layer3 = NOTHING,
+    more: Sequence[Request] = (),
 ) -> str:
     """
     Set the result's addresses and routes on a link of the pod, in one batch; raises KernelError.
 
     `taken` is what the link brings along: its addresses come before the result's, whose routes may
-    need them, and its routes after the result's, which are asked first then.
+    need them, and its routes after the result's, which are asked first then. `more` comes behind all.
 
     Answers the MAC that the link has then; it is asked for unless the link was made with `mac`.
     """
@@ -68,7 +70,7 @@ def configure(
     batch += taken.addresses_on(index)
     batch += [address.add(index, each.address, is_nodad=is_nodad) for each in result.ips]
     batch += [route.add(each, append=True) for each in routes_of(index, result)]
-    batch += [*taken.routes_by(index), *taken.rules_of(RTPROT_TAKEN)]
+    batch += [*taken.routes_by(index), *taken.rules_of(RTPROT_TAKEN), *more]
     if not mac:
         batch.append(link.look_up_index(index))
     replies = namespaces.pod.request(batch)

@@ -72,20 +72,21 @@ def _message(route: Route) -> bytes:
         RTN_UNICAST,
         RTNH_F_ONLINK if route.is_on_link else 0,
     )
-    attributes = [pack.u32(RTA_TABLE, route.table)]
+    attributes = pack.u32(RTA_TABLE, route.table)
     if route.destination.prefixlen:
-        attributes.append(pack.attribute(RTA_DST, route.destination.network_address.packed))
+        attributes += pack.attribute(RTA_DST, route.destination.network_address.packed)
     if route.gateway is not None:
-        attributes.append(_next_hop(route.destination, route.gateway))
-    for kind, value in ((RTA_OIF, route.interface_index), (RTA_PRIORITY, route.priority)):
-        if value:
-            attributes.append(pack.u32(kind, value))
+        attributes += _next_hop(route.destination, route.gateway)
+    if route.interface_index:
+        attributes += pack.u32(RTA_OIF, route.interface_index)
+    if route.priority:
+        attributes += pack.u32(RTA_PRIORITY, route.priority)
     if route.source is not None:
-        attributes.append(pack.attribute(RTA_PREFSRC, route.source.packed))
-    metrics = [pack.u32(k, v) for k, v in ((RTAX_MTU, route.mtu), (RTAX_ADVMSS, route.advmss)) if v]
-    if metrics:
-        attributes.append(pack.nested(RTA_METRICS, *metrics))
-    return header + b"".join(attributes)
+        attributes += pack.attribute(RTA_PREFSRC, route.source.packed)
+    if route.mtu or route.advmss:
+        metrics = ((RTAX_MTU, route.mtu), (RTAX_ADVMSS, route.advmss))
+        attributes += pack.nested(RTA_METRICS, *(pack.u32(kind, value) for kind, value in metrics if value))
+    return header + attributes
 
 
 def _next_hop(destination: Network, gateway: Address) -> bytes:
