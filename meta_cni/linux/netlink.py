@@ -210,9 +210,17 @@ class Socket:
         self._raw.setsockopt(SOL_NETLINK, membership, RTNLGRP_LINK)
 
     def _send_aside(self, datagram: bytes, action: Request) -> None:
-        """On a thread that ends when the kernel is done; here, where there is none to be had."""
+        """
+        On a thread that ends when the kernel is done; here, where there is none to be had.
+
+        Python runs one thread at a time, and a new one would not be let in before its starter waits
+        for something: so that waits until it is about to send.
+        """
+        has_begun = _thread.allocate_lock()
+        has_begun.acquire()
 
         def send() -> None:
+            has_begun.release()
             with suppress(KernelError):  # the socket is closed, so nobody waits any more
                 self._send(datagram, action)
 
@@ -220,6 +228,8 @@ class Socket:
             _thread.start_new_thread(send, ())
         except RuntimeError:
             self._send(datagram, action)
+        else:
+            has_begun.acquire()
 
     def _await_gone(self, request: Request, indexes: set[int], sequence: int) -> None:
         """Until all are announced or the kernel has answered, whichever is first."""

@@ -3,6 +3,7 @@
 import errno
 import socket as sockets
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -301,6 +302,23 @@ def test_a_deletion_needs_no_thread_where_there_is_none(played: Play, hears: lis
     socket.delete_links(link.delete("net1"), (7,))
 
     assert [1, 2] == hears
+
+
+def test_what_is_to_be_done_meanwhile_does_not_hold_the_deletion_up(played: Play, hears: list[int], mocker):
+    """One thread of Python runs at a time: who computes on does not let a new one in."""
+    diary: list[str] = []
+    socket = played(lambda *_: [gone(7)])
+    send = Socket._send
+    mocker.patch.object(Socket, "_send", lambda *given: (diary.append("send"), send(*given))[1])
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+
+    try:
+        socket.delete_links(link.delete("net1"), (7,), lambda: diary.append("meanwhile"))
+    finally:
+        sys.setswitchinterval(usual_s)
+
+    assert ["send", "meanwhile"] == diary
 
 
 def test_an_attribute_that_the_codec_does_not_know_is_refused():
