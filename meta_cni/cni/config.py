@@ -32,6 +32,7 @@ from meta_cni.cni.result import (
 
 Found = TypeVar("Found")
 
+PREVIOUS = "prevResult"
 LIST_KEYS = (
     "cniVersion",
     "cniVersions",
@@ -50,7 +51,7 @@ COMMON_KEYS = (
     "dns",
     "args",
     "runtimeConfig",
-    "prevResult",
+    PREVIOUS,
 )
 """The keys every plugin configuration may have."""
 HANDED_KEYS = ("deviceID", "pciBusID")
@@ -152,8 +153,9 @@ def _json_problem(error: ValueError) -> str:
 class RawObject:
     """A JSON object as ordered members, each with the text that its value was written as."""
 
-    members: tuple[tuple[str, str], ...]
-    decoded: Mapping[str, object] = field(repr=False, compare=False)
+    written: tuple[tuple[str, str | None], ...]
+    """Keys and texts; None for the text of a value that was put in and that nobody has asked for yet."""
+    decoded: Mapping[str, object] = field(repr=False, hash=False)
     """The members decoded, of equal keys the last one, as in Go; nobody changes them."""
 
     @classmethod
@@ -170,14 +172,21 @@ class RawObject:
         kept = tuple(members)
         return cls(kept, {key: _DECODER.decode(text) for key, text in kept})
 
+    @property
+    def members(self) -> tuple[tuple[str, str], ...]:
+        """The members in their order, each with the text of its value."""
+        decoded = self.decoded
+        return tuple([(key, _encode(decoded[key]) if text is None else text) for key, text in self.written])
+
     def values(self) -> dict[str, object]:
         """The members decoded; of equal keys the last one counts, as in Go."""
         return dict(self.decoded)
 
     def text_of(self, key: str) -> str | None:
         """The JSON text of a member: the key as written, else in any case."""
-        exact = [text for name, text in self.members if name == key]
-        folded = [text for name, text in self.members if name.casefold() == key.casefold()]
+        members = self.members
+        exact = [text for name, text in members if name == key]
+        folded = [text for name, text in members if name.casefold() == key.casefold()]
         found = exact or folded
         return found[-1] if found else None
 
@@ -196,10 +205,14 @@ class RawObject:
             return self
         return self._put(key, _encode(value), value)
 
+    def put_late(self, key: str, value: object) -> "RawObject":
+        """As put(), for a long value whose text few need: it is written when it is asked for."""
+        return self._put(key, None, value)
+
     def _is_alone(self, key: str) -> bool:
         """The member is there once, in whatever case."""
         folded = key.casefold()
-        return [name.casefold() for name, _ in self.members].count(folded) == 1
+        return [name.casefold() for name, _ in self.written].count(folded) == 1
 
     def _has(self, key: str) -> bool:
         """The member is there, in whatever case."""
@@ -209,13 +222,13 @@ class RawObject:
         """As put(), with the value's JSON text."""
         return self._put(key, text, _DECODER.decode(text))
 
-    def _put(self, key: str, text: str, value: object) -> "RawObject":
+    def _put(self, key: str, text: str | None, value: object) -> "RawObject":
         if not self._has(key):
-            return RawObject((*self.members, (key, text)), {**self.decoded, key: value})
+            return RawObject((*self.written, (key, text)), {**self.decoded, key: value})
         folded = key.casefold()
-        kept: list[tuple[str, str]] = []
+        kept: list[tuple[str, str | None]] = []
         is_put = False
-        for name, old in self.members:
+        for name, old in self.written:
             if name.casefold() != folded:
                 kept.append((name, old))
             elif not is_put:
@@ -229,7 +242,7 @@ class RawObject:
         if not self._has(key):
             return self
         folded = key.casefold()
-        kept = tuple(member for member in self.members if member[0].casefold() != folded)
+        kept = tuple(member for member in self.written if member[0].casefold() != folded)
         decoded = {name: value for name, value in self.decoded.items() if name.casefold() != folded}
         return RawObject(kept, decoded)
 
@@ -490,7 +503,7 @@ class PluginConfig:
         folded = _folded(tuple(known))
         return tuple(
             key
-            for key, _ in self.raw.members
+            for key, _ in self.raw.written
             if key.casefold() not in folded and not key.startswith("cni.dev/")
         )
 
@@ -503,10 +516,15 @@ class PluginConfig:
         ready = self if self.is_ready else self.once(_of_list)
         raw = ready.raw
         for key, value in injected.items():
-            raw = raw.drop(key) if value is None else raw.put(key, value)
+            if value is None:
+                raw = raw.drop(key)
+            elif key == PREVIOUS:  # a delegate of ours has no use for its text
+                raw = raw.put_late(key, value)
+            else:
+                raw = raw.put(key, value)
         if raw is ready.raw:
             return ready
-        is_same = injected.keys() == {"prevResult"}  # nobody looks for anything in it once
+        is_same = injected.keys() == {PREVIOUS}  # nobody looks for anything in it once
         return ready._of(raw, ready.found if is_same else {})
 
     def _of(self, raw: RawObject, found: dict[Callable[..., Any], Any]) -> "PluginConfig":

@@ -112,6 +112,20 @@ def test_put_sets_one_member_and_no_other(members: list[tuple[str, str]], key: s
     assert {name: json.loads(text) for name, text in after.members} == after.values()
 
 
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=5), NAMES, VALUES)
+def test_a_text_that_is_written_late_is_the_same(members: list[tuple[str, str]], key: str, text: str):
+    """An executed plugin gets the prevResult that ours had no use for as text."""
+    before, value = RawObject.of([*members, ("last", "1")]), json.loads(text)
+
+    after, late = before.put(key, value), before.put_late(key, value)
+
+    assert (after.text(), after.members) == (late.text(), late.members)
+    assert (after.values(), after.text_of(key)) == (late.values(), late.text_of(key))
+    assert after.put(key, 1) == late.put(key, 1)
+    assert late == before.put_late(key, json.loads(text))
+    assert late != before.put_late(key, [value])
+
+
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=5), NAMES)
 def test_drop_takes_a_member_out_in_any_case(members: list[tuple[str, str]], key: str):
     """A leftover "PrevResult" would be read by every Go plugin."""
