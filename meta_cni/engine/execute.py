@@ -299,7 +299,9 @@ def _detach_side_by_side(
 ) -> dict[str, list[CNIError]]:
     """Detach at the same time what was attached so; the failures by interface."""
     apart = [each for each in records if each.is_side_by_side]
-    if apart and namespaces.is_gone:  # looked for here: another thread must not open it
+    if not apart:
+        return {}
+    if namespaces.is_gone:  # looked for here: another thread must not open it
         namespaces = Namespaces("")
 
     def detach(record: Record) -> list[CNIError]:

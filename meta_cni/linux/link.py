@@ -501,9 +501,16 @@ def remove_group(socket: Socket, group: int, meanwhile: Callable[[], None] = lam
     `meanwhile` is called while the kernel is at it.
     """
     members = [each for each in _bodies(socket) if _group(each) == group]
-    if members:
-        socket.delete_links(delete_group(group), list(map(_index, members)), meanwhile)
-        socket.gone.update(map(_name, members))
+    if not members:
+        return
+    names: list[str] = []
+
+    def apart() -> None:
+        names.extend(map(_name, members))
+        meanwhile()
+
+    socket.delete_links(delete_group(group), map(_index, members), apart)
+    socket.gone.update(names)
 
 
 def _group(body: bytes) -> int:

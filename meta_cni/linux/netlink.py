@@ -11,7 +11,7 @@ import errno
 import os
 import socket as sockets
 import struct
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -182,7 +182,7 @@ class Socket:
         return reply if lookup is None or reply.echoed or reply.errno else self.request([lookup])[0]
 
     def delete_links(
-        self, request: Request, indexes: Collection[int], meanwhile: Callable[[], None] = lambda: None
+        self, request: Request, indexes: Iterable[int], meanwhile: Callable[[], None] = lambda: None
     ) -> None:
         """
         Send a deletion, and wait until the kernel has announced that each of these links is gone.
@@ -190,7 +190,7 @@ class Socket:
         The acknowledgement comes 15 to 25 ms later, after a grace period that nobody needs
         (netdev_run_todo(), net/core/dev.c): the names are free and both ends are out of sight
         when RTM_DELLINK is announced. Sending blocks as long, hence the thread; `meanwhile` is
-        called while that is at it.
+        called, and `indexes` are gone through, while that is at it.
         """
         self._sequence += 1
         datagram = encode(

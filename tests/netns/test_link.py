@@ -155,6 +155,19 @@ def test_a_group_is_gone_when_its_last_link_is(host: Socket, pod: PodNetns):
     link.remove_group(pod.socket, GROUP)
 
 
+def test_what_went_with_its_group_is_known_to_be_gone(host: Socket, pod: PodNetns):
+    """Nobody looks for it again, but only when it was announced; without links nothing is done meanwhile."""
+    diary: list[set[str]] = []
+    for n in range(2):
+        host.request([link.create_veth(f"veth{n}", f"net{n}", pod.fd, group=GROUP)])
+
+    link.remove_group(pod.socket, GROUP, lambda: diary.append(set(pod.socket.gone)))
+    link.remove_group(pod.socket, GROUP, lambda: diary.append({"again"}))
+
+    assert [set()] == diary
+    assert {"net0", "net1"} == pod.socket.gone
+
+
 def test_a_deletion_that_the_kernel_refuses_is_told(host: Socket, pod: PodNetns):
     """The loopback cannot be deleted; that is said at once."""
     with pytest.raises(KernelError, match="delete link lo: Operation not supported"):
