@@ -11,13 +11,16 @@ import pytest
 from meta_cni.cni.errors import KernelError, NetnsGone
 from meta_cni.linux import link, netns
 from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
 from tests.netns.daemons import WAIT_S, until
 from tests.open_files import open_files
 
 
 def test_nothing_is_opened_before_it_is_asked_for_and_all_is_closed(pod: PodNetns):
-    """A daemon that leaks one descriptor a request serves for a day."""
+    """A daemon that leaks one descriptor a request serves for a day; what a thread keeps is opened once."""
+    with Namespaces(pod.path) as namespaces:
+        assert link.find(namespaces.host, "lo") is not None
     before = open_files()
 
     with Namespaces(pod.path) as namespaces:
@@ -26,7 +29,41 @@ def test_nothing_is_opened_before_it_is_asked_for_and_all_is_closed(pod: PodNetn
         assert link.find(namespaces.host, "lo") is not None
         opened = open_files() - before
 
-    assert (0, 3) == (len(unopened), len(opened))
+    assert (0, 2) == (len(unopened), len(opened))
+    assert set() == open_files() - before
+
+
+def test_what_a_thread_keeps_is_closed_when_it_ends_or_moves(pod: PodNetns):
+    """Its namespace and a socket there: in another one they would be the wrong ones."""
+    before = open_files()
+    kept: list[set[tuple[int, str]]] = []
+
+    def work() -> None:
+        for _ in range(2):
+            assert link.find(Socket.of_thread(), "lo") is not None
+            kept.append(open_files() - before)
+        netns.enter(pod.fd)
+        kept.append(open_files() - before)
+        assert netns.is_own(pod.fd)
+        assert link.find(Socket.of_thread(), "lo") is not None
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert [2, 2, 0] == list(map(len, kept))
+    until(lambda: open_files() <= before)
+
+
+def test_a_visitor_has_his_own_socket_again(pod: PodNetns):
+    """What he had at home is still there, and what he opened abroad is closed."""
+    own = Socket.of_thread()
+    before = open_files()
+
+    there = netns.visit(pod.fd, lambda: [Socket.of_thread() is own, len(open_files() - before)])
+
+    assert [False, 2] == there
+    assert own is Socket.of_thread()
     assert set() == open_files() - before
 
 
