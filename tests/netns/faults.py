@@ -92,7 +92,13 @@ class World:
 
     @contextmanager
     def having(self, fault: Fault | None = None, at: int = -1) -> Iterator[list[Door]]:
-        """Count the doors that a call passes, with a fault at one of them; yields them."""
+        """
+        Count the doors that a call passes, with a fault at one of them; yields them.
+
+        The call begins with nothing that its thread has kept: each passes the same doors then, those
+        behind which it is opened among them, and a child has a netlink socket of its own.
+        """
+        netns._moved()
         self.passed, self._fault, self._at, self._kind = [], fault, at, None
         self._thread, self._inside = threading.get_ident(), 0
         try:
