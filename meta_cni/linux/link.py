@@ -185,7 +185,7 @@ def index_of(socket: Socket, name: str) -> int:
 
 
 def indexes(socket: Socket, names: Sequence[str]) -> dict[str, int]:
-    """The indexes of the links of these names, as far as there are any, asked for in one datagram."""
+    """The indexes of the links of these names, as far as there are any, asked for in one batch."""
     replies = socket.request([_look_up(each, GONE) for each in names])
     return {name: _index(reply.echoed[0]) for name, reply in zip(names, replies, strict=True) if reply.echoed}
 
@@ -213,7 +213,7 @@ def look_up_index(index: int, tolerate: frozenset[int] = NOTHING) -> Request:
 
 
 def names(socket: Socket, indexes: Sequence[int]) -> dict[int, str]:
-    """The names of the links of these indexes, as far as there are any, asked for in one datagram."""
+    """The names of the links of these indexes, as far as there are any, asked for in one batch."""
     replies = socket.request([look_up_index(each, GONE) for each in indexes])
     found = {index: reply.echoed for index, reply in zip(indexes, replies, strict=True)}
     return {index: _name(echoed[0]) for index, echoed in found.items() if echoed}

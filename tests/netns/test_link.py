@@ -204,6 +204,17 @@ def test_a_link_is_looked_up_without_a_dump(host: Socket):
         link.require(host, "eth7", "master")
 
 
+def test_a_pod_may_have_more_links_than_find_room_in_a_socket(pod: PodNetns):
+    """The answers to 80 questions are all that the kernel keeps for who has not read the first one."""
+    names = [f"net{each}" for each in range(200)]
+    pod.socket.request([link.create_pair(*names[each : each + 2]) for each in range(0, len(names), 2)])
+
+    found = link.indexes(pod.socket, names)
+
+    assert names == list(found)
+    assert {index: name for name, index in found.items()} == link.names(pod.socket, list(found.values()))
+
+
 def test_only_what_is_given_is_changed(host: Socket):
     """A bridge that gets a MAC must not go down for it."""
     bridge = made_bridge(host)

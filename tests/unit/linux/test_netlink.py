@@ -108,6 +108,21 @@ def test_a_batch_is_one_datagram_of_aligned_messages_with_numbers():
     assert [0, NLM_F_ACK] == [each[2] & NLM_F_ACK for each, _ in found]
 
 
+def test_a_long_batch_is_sent_in_parts_and_a_failure_told_behind_all_of_them(played: Play):
+    """As in one datagram, the kernel goes on behind a message that fails."""
+    asked: list[bytes] = []
+
+    def answer(header: Header, body: bytes) -> list[bytes]:
+        asked.append(body)
+        number = errno.EPERM if b"net3\0" in body else 0
+        return [acknowledgement(body, number)] if number or header[2] & NLM_F_ACK else []
+
+    with pytest.raises(KernelError, match="delete link net3: Operation not permitted"):
+        played(answer).request([link.delete(f"net{each}") for each in range(netlink.BATCH + 8)])
+
+    assert netlink.BATCH + 8 == len(asked)
+
+
 def test_answers_may_come_in_any_number_of_datagrams_and_others_in_between(
     played: Play,
 ):
