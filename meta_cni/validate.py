@@ -118,7 +118,7 @@ def problems_of_network(config: NetworkConfig, path: tuple[str, ...]) -> list[st
             path=path,
             deadline_s=1.0,
         )
-        request = Request("ADD", "validate", "", "eth0", {}, path, {}, b"")
+        request = Request("ADD", "validate", "", "eth0", {}, path, {"CNI_COMMAND": "ADD"}, b"")
         try:
             given, beside = plugin.execution({"deviceID": _device_of(plugin)}), Memory()
             construct(

@@ -14,6 +14,7 @@ from meta_cni.k8s.store import Object
 
 BRIDGE = {"cniVersion": "1.0.0", "type": "bridge", "bridge": "br1", "ipam": {}}
 RESOURCE = "k8s.v1.cni.cncf.io/resourceName"
+SUBNET = "10.0.0.0/24"
 LONGEST = '{"cniVersion": "1.0.0", "type": "bridge", "x": "é'.ljust(262142, "é") + '"}'
 GONE = object()
 """In place of a key that is not there."""
@@ -107,6 +108,13 @@ CASES: dict[str, Case] = {
     "another kind": Case(top={"kind": "networkattachmentdefinition"}, refused="kind"),
     "no version": Case(top={"apiVersion": GONE}, refused="apiVersion"),
     # What only who reads the text sees.
+    "a gateway that an ADD refuses": _config(
+        {**BRIDGE, "ipam": {"type": "host-local", "ranges": [[{"subnet": SUBNET, "gateway": "10.9.0.1"}]]}},
+        problem="gateway 10.9.0.1 not in network 10.0.0.0/24",
+    ),
+    "a name server that an ADD refuses": _config(
+        {**BRIDGE, "dns": {"nameservers": [7]}}, problem="dns: nameservers [7]: expected a list of strings"
+    ),
     "no type": _config({"cniVersion": "1.0.0", "bridge": "br1"}, problem="type"),
     "an empty object": _config("{}", problem="type"),
     "no JSON": _config("{type: bridge}", problem="spec.config"),
