@@ -39,6 +39,8 @@ DATAGRAM_BYTES = 1 << 16
 """Twice of what the kernel puts into one datagram; much more costs 0.1 ms a call."""
 BATCH = 32
 """Messages in a datagram: the answers to 80 questions fill a socket's buffer (net.core.rmem_default)."""
+LAST_SEQUENCE = 1 << 31
+"""Numbers have 32 bits, and a thread of the daemon keeps its socket: behind this one they begin anew."""
 DUMP_TRIES = 5  # as the reference plugins
 
 Header = tuple[int, int, int, int, int]
@@ -171,6 +173,8 @@ class Socket:
         """
         replies: dict[int, Reply] = {}
         datagram: list[bytes] = []
+        if self._sequence > LAST_SEQUENCE:
+            self._sequence = 0
         sequence, last = self._sequence, self._sequence + len(batch)
         for each in batch:
             sequence += 1

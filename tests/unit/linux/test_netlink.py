@@ -137,6 +137,16 @@ def test_answers_may_come_in_any_number_of_datagrams_and_others_in_between(
     assert [(0, []), (0, [])] == [(each.errno, each.echoed) for each in replies]
 
 
+def test_numbers_begin_anew_before_they_end(played: Play):
+    """A daemon asks with one socket for as long as it lives, and a message has room for 32 bits."""
+    socket = played(lambda _, body: [acknowledgement(body)])
+    socket._sequence = 2**32 - 1
+
+    socket.request([link.delete("a"), link.delete("b")])
+
+    assert 2 == socket._sequence
+
+
 @pytest.mark.parametrize("is_capped", [True, False])
 def test_the_words_of_the_kernel_are_found_behind_the_message(played: Play, is_capped: bool):
     """NETLINK_CAP_ACK leaves the message out; kernels that do not know it put it in."""
