@@ -20,6 +20,8 @@ TOP = Path(__file__).parents[2]
 SHIM = TOP / "meta_cni" / "shim"
 WAIT_S = 180.0
 """For what takes a second on a machine that has nothing else to do."""
+KEPT_DESCRIPTORS = 2
+"""By each thread that has served a call: its namespace, and a netlink socket there."""
 PORT = 9464
 """Of loopback, for a daemon that is to serve its metrics there."""
 Answer = tuple[dict[str, Any], int]

@@ -259,7 +259,8 @@ class Soak:
     def _require_nothing_left(self) -> None:
         self._settle()
         threads, descriptors = self.idle
-        until(lambda: self.daemon.threads <= threads and self.daemon.descriptors <= descriptors)
+        most = descriptors + daemons.KEPT_DESCRIPTORS * threads
+        until(lambda: self.daemon.threads <= threads and self.daemon.descriptors <= most)
         self.worker.drop()
         left = leftovers.wait_for(lambda: self.worker.left(self._files))
         left += [f"process {each}" for each in self.daemon.executed()]

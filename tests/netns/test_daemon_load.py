@@ -89,13 +89,15 @@ def settled(daemon: Daemon, most_threads: int) -> tuple[int, int]:
 @pytest.mark.slow
 def test_a_wave_of_calls_is_served_or_refused_and_costs_nothing_that_stays(start: Start, node: Node):
     """A node that boots starts all its pods at once: a bounded queue, no thread a call, no leak."""
-    daemon = start("--workers", "4", "--queue", "60")
+    workers = 4
+    daemon = start("--workers", str(workers), "--queue", "60")
     idle = daemon.threads
     node.settings = {"delegates": [node.bridge("default", 244)]}
     names = [f"c{number}" for number in range(WAVE)]
     for verb in ("ADD", "DEL"):
         assert 0 == call(daemon, node, verb, "first", node.pod.path)[1]
-    before = settled(daemon, idle)
+    threads, descriptors = settled(daemon, idle)
+    afterwards: list[tuple[int, int]] = []
     resident: list[float] = []
 
     for _ in range(2):
@@ -103,9 +105,13 @@ def test_a_wave_of_calls_is_served_or_refused_and_costs_nothing_that_stays(start
         assert 60 <= len(attached) < WAVE
         for name in attached:
             assert 0 == call(daemon, node, "DEL", name, node.pod.path, CNI_IFNAME=name)[1]
-        until(lambda: before == (daemon.threads, daemon.descriptors))
+        afterwards.append(settled(daemon, idle))
         resident.append(daemon.resident_mb)
 
+    most = descriptors + daemons.KEPT_DESCRIPTORS * (workers - 1)
+    assert afterwards[0] == afterwards[1]
+    assert threads == afterwards[1][0]
+    assert descriptors <= afterwards[1][1] <= most
     assert resident[1] - resident[0] < GROWTH_MB
     assert 0 == daemon.stop()
 
