@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from meta_cni.cni.errors import KernelError
-from meta_cni.linux import link, vf, vf_release
+from meta_cni.linux import link, netns, vf, vf_release
 from meta_cni.linux.netlink import Socket
 from meta_cni.linux.vf import Rate, Settings, Vlan
 from meta_cni.linux.vf_claims import Before, Claim
@@ -616,6 +616,7 @@ def cut_off(call: Callable[[], Any], step: int) -> bool:
     child = os.fork()
     if not child:
         try:
+            netns._moved()  # an answer in a socket of both would be read by either
             die_before(step)
             call()
         finally:
