@@ -36,6 +36,8 @@ THERE = frozenset((errno.EEXIST,))
 POD = 2
 """Index of the pod's end in the result's interfaces."""
 LONGEST_NAME = 15  # IFNAMSIZ less the NUL, <linux/if.h>
+PORTS = "fe:"
+"""How the MACs of pods' ports begin on a bridge that has one: no other station's is higher, so it stays."""
 NO_MAC = "00:00:00:00:00:00"
 """Of a bridge that has no ports any more."""
 TRUNK_NATIVE = 1
@@ -173,6 +175,8 @@ class Bridge:
         masquerade.require(backend, [each.address for each in addresses.ips])
         namespaces, name, ips = self.attachment.namespaces, self.attachment.interface, addresses.ips
         host_name, host_mac = link.random_veth_name(), link.random_mac()
+        if not _may_change(bridge):
+            host_mac = PORTS + host_mac[len(PORTS) :]
         mac = self.mac or link.random_mac()
         port, index = self._pair(bridge, host_name, host_mac, mac)
         configure.configure(
@@ -225,13 +229,13 @@ class Bridge:
 
     def _keep_mac(self, bridge: Link) -> list[Request]:
         """
-        A gateway's MAC is set to what it is, before it has one more port.
+        A gateway's MAC that may change is set to what it is, before it has one more port.
 
         Else it is the lowest one of its ports, and changes with them (net/bridge/br_stp_if.c).
         """
         is_gateway = self.keys.is_gateway and not self.keys.vlan and not self.attachment.addresses.is_none
-        is_known = bridge.mac != NO_MAC
-        return [link.set_link(bridge.index, mac=bridge.mac)] if is_gateway and is_known else []
+        is_kept = is_gateway and bridge.mac != NO_MAC and _may_change(bridge)
+        return [link.set_link(bridge.index, mac=bridge.mac)] if is_kept else []
 
     def _packet_filters(self) -> str:
         """The backend of a masquerade, empty for none; raises ProgramFailed when a program is missing."""
@@ -305,11 +309,15 @@ class Bridge:
         """The gateway addresses on the bridge, or on the VLAN's link into it, and forwarding."""
         gateway = self._vlan_gateway(bridge) if self.keys.vlan else bridge
         wanted = [(each.gateway, each.address.network.prefixlen) for each in ips if each.gateway is not None]
-        if not address.are_there(self.attachment.namespaces.host, gateway.index, wanted):
+        host = self.attachment.namespaces.host
+        is_new = not address.are_there(host, gateway.index, wanted)
+        if is_new:
             self._put_addresses(gateway, [interface_address(*each) for each in wanted])
-        if not self.keys.vlan and bridge.mac == NO_MAC:  # that of its first port
-            host = self.attachment.namespaces.host
-            host.request(self._keep_mac(link.require(host, bridge.name, "bridge")))
+        if not self.keys.vlan and (
+            is_new or bridge.mac == NO_MAC
+        ):  # it may have that of its first port by now
+            mac = link.require(host, bridge.name, "bridge").mac
+            host.request([link.set_link(bridge.index, mac=mac)])
         if any(each.address.version == 4 for each in ips):
             sysctl.write("net/ipv4/ip_forward", "1")
         if any(each.address.version == 6 for each in ips):
@@ -370,8 +378,8 @@ class Bridge:
 
     def _wait_for_port(self, bridge: Link, port: int) -> str:
         """The bridge's MAC when it forwards for the port, of which this is the index; normally at once."""
-        is_kept = bool(self._keep_mac(bridge))
-        batch = [link.look_up_index(each) for each in ([port] if is_kept else [bridge.index, port])]
+        is_known = not _may_change(bridge) or bool(self._keep_mac(bridge))
+        batch = [link.look_up_index(each) for each in ([port] if is_known else [bridge.index, port])]
         for delay_s in PORT_UP_DELAYS_S:
             if delay_s:
                 time.sleep(delay_s)
@@ -464,3 +472,8 @@ class Bridge:
 def _default_vlan(bridge: Link) -> int:
     """The VLAN that a bridge puts every new port into; 0 for none."""
     return int(bridge.info.get("IFLA_BR_VLAN_DEFAULT_PVID") or 0)
+
+
+def _may_change(bridge: Link) -> bool:
+    """May one more port, or one less, give the bridge another MAC? It has none, or that of a pod's port."""
+    return bridge.operstate != "UP" or bridge.mac == NO_MAC or bridge.mac.startswith(PORTS)
