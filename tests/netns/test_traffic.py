@@ -1,16 +1,19 @@
 """What a mode is for, is what arrives: bridge ports and macvlan modes with real packets."""
 
 import subprocess
+import time
 from collections.abc import Callable
+from ipaddress import ip_interface
 from typing import Any
 
 import pytest
 
-from meta_cni.linux import link, netns
+from meta_cni.linux import address, link, netns
+from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours
 from tests.netns.conftest import PodNetns
-from tests.netns.traffic import SILENCE_S, Wire, is_reached, is_refused, own_namespace
+from tests.netns.traffic import SILENCE_S, WAIT_S, Wire, is_reached, is_refused, own_namespace
 
 pytestmark = pytest.mark.guest
 
@@ -38,6 +41,36 @@ def test_isolated_ports_reach_the_gateway_and_other_ports_but_not_each_other(pod
     assert is_reached(one.fd, own_namespace(), "10.1.0.254")
     assert is_reached(one.fd, other.fd, "10.1.0.3")
     assert is_reached(other.fd, two.fd, "10.1.0.2")
+
+
+@pytest.mark.parametrize("is_operators", [True, False], ids=["the operator's", "ours"])
+def test_pods_come_and_go_and_the_gateway_keeps_its_mac(pods: Pods, host: Socket, is_operators: bool):
+    """Every pod knows its gateway by it; without one of its own a bridge has the lowest of its ports'."""
+    if is_operators:
+        host.request([link.create_bridge("br0")])
+        index = link.require(host, "br0", "bridge").index
+        uplink = link.create_pair("sw0", "up0", master=index)
+        host.request([uplink, address.add(index, ip_interface("10.1.0.254/24"))])
+        for name in ("br0", "sw0", "up0"):
+            host.request([link.set_link(link.require(host, name, "link").index, is_up=True)])
+        await_up(host, "br0")
+    seen = []
+    for n, name in enumerate(("one", "two", "three", "four")):
+        add("bridge", pods(name), f"10.1.0.{n + 1}/24", bridge="br0", isGateway=True)
+        seen.append(link.require(host, "br0", "bridge").mac)
+    for name in ("one", "four", "two", "three"):
+        with Namespaces(f"/run/netns/{name}") as namespaces:
+            link.remove(namespaces.pod, "eth0")
+        seen.append(link.require(host, "br0", "bridge").mac)
+
+    assert [seen[0]] * 8 == seen
+
+
+def await_up(host: Socket, name: str) -> None:
+    """A bridge follows its ports, a moment later."""
+    deadline = time.monotonic() + WAIT_S
+    while link.require(host, name, "bridge").operstate != "UP" and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("is_hairpin", [True, False])
