@@ -105,7 +105,7 @@ class Socket:
     def __init__(self, raw: sockets.socket, timeout_s: float = 10.0) -> None:
         """The kernel keeps the time: Python's own time-outs are a poll(2) before every call."""
         self._raw = raw
-        self._sequence = 0
+        self._sequence = self._answered = 0
         self._is_dumping = False
         self.gone: set[str] = set()
         """Links that were deleted with others by this socket: nobody needs to look for them again."""
@@ -125,9 +125,16 @@ class Socket:
         if kept is None:
             return cls.open_host()
         found = kept.get("socket")
-        if not isinstance(found, Socket):
+        if not isinstance(found, Socket) or not found.is_answered:
+            if found is not None:
+                found.close()
             found = kept["socket"] = cls.open_host()
         return found
+
+    @property
+    def is_answered(self) -> bool:
+        """Nothing that was asked is still to be told: no call was cut off, no deletion is to be acknowledged."""
+        return self._answered == self._sequence
 
     @classmethod
     def open_in(cls, descriptor: int, timeout_s: float = 10.0) -> "Socket":
@@ -188,6 +195,7 @@ class Socket:
             for header, body in self._receive(batch[0]):
                 if header[3] in replies:
                     replies[header[3]].take(header, body)
+        self._answered = last
         return replies.values()
 
     def _complete(self, reply: "Reply") -> "Reply":
@@ -288,6 +296,7 @@ class Socket:
                     continue
                 is_interrupted |= bool(header_flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
+                    self._answered = sequence
                     number, extack = _error_of(header_flags, body)
                     if number:
                         raise KernelError(action, number, extack)

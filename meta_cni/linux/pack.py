@@ -94,7 +94,11 @@ class _Layout(NamedTuple):
 
 
 _LAYOUTS: dict[tuple[int, int], _Layout | None] = {}
-"""By a message's length and where its attributes begin; None where such a message was seen once."""
+"""
+By a message's length and where its attributes begin; None where such a message was seen once.
+
+A cache and no state: with anything in it, what is found in a message is the same.
+"""
 
 
 def _places(data: bytes, offset: int) -> dict[int, slice]:

@@ -67,6 +67,23 @@ def test_a_visitor_has_his_own_socket_again(pod: PodNetns):
     assert set() == open_files() - before
 
 
+def test_a_socket_on_which_answers_are_left_is_not_used_again(mocker):
+    """A dump that was cut off would have the kernel refuse each later one of that thread (EBUSY)."""
+    own = Socket.of_thread()
+    mocker.patch.object(Socket, "_receive", side_effect=KernelError("list links", errno.ETIMEDOUT))
+    with pytest.raises(KernelError, match="Connection timed out"):
+        link.dump(own)
+    mocker.stopall()
+
+    assert own is not Socket.of_thread()
+    with pytest.raises(KernelError, match="Bad file descriptor"):
+        link.dump(own)
+    assert "lo" in {each.name for each in link.dump(Socket.of_thread())}
+    with pytest.raises(KernelError, match="No such device"):
+        Socket.of_thread().request([link.set_link(0x7FFFFFF, is_up=True)])
+    assert Socket.of_thread() is Socket.of_thread()
+
+
 def test_a_namespace_that_is_gone_is_gone_each_time():
     """Every step of a DEL may ask, and must get the same answer."""
     with Namespaces("/run/netns/gone") as namespaces:
