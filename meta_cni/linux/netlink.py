@@ -133,7 +133,7 @@ class Socket:
 
     @property
     def is_answered(self) -> bool:
-        """Nothing that was asked is still to be told: no call was cut off, no deletion is to be acknowledged."""
+        """Nothing is still to be told: no call was cut off, and no deletion is to be acknowledged."""
         return self._answered == self._sequence
 
     @classmethod
