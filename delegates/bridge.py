@@ -313,9 +313,8 @@ class Bridge:
         is_new = not address.are_there(host, gateway.index, wanted)
         if is_new:
             self._put_addresses(gateway, [interface_address(*each) for each in wanted])
-        if not self.keys.vlan and (
-            is_new or bridge.mac == NO_MAC
-        ):  # it may have that of its first port by now
+        # It may have the MAC of its first port by now.
+        if not self.keys.vlan and (is_new or bridge.mac == NO_MAC):
             mac = link.require(host, bridge.name, "bridge").mac
             host.request([link.set_link(bridge.index, mac=mac)])
         if any(each.address.version == 4 for each in ips):

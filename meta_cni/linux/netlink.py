@@ -169,7 +169,7 @@ class Socket:
         for reply in replies:
             if reply.errno and reply.errno not in reply.request.tolerate:
                 raise KernelError(str(reply.request), reply.errno, reply.extack)
-        return [each if each.request.lookup is None else self._complete(each) for each in replies]
+        return [self._complete(each) for each in replies]
 
     def _exchange(self, batch: Sequence[Request]) -> Iterable[Reply]:
         """
@@ -199,7 +199,7 @@ class Socket:
         return replies.values()
 
     def _complete(self, reply: "Reply") -> "Reply":
-        """The answer to one message that is to be echoed, looked up where it was not."""
+        """The answer to one message, looked up where it was to be echoed and was not."""
         lookup = reply.request.lookup
         return reply if lookup is None or reply.echoed or reply.errno else self.request([lookup])[0]
 

@@ -168,7 +168,7 @@ def contestants_of(plugin_type: str, directory: Path, path: str) -> dict[str, Co
 
 def configuration(plugin_type: str, directory: Path) -> dict[str, object]:
     """One address of a range of its own; nothing of the kind behind another plugin."""
-    own: dict[str, object] = {"cniVersion": "1.0.0", "name": plugin_type, "type": plugin_type}
+    own: dict[str, object] = {"cniVersion": VERSION, "name": plugin_type, "type": plugin_type}
     if plugin_type in CHAINED:
         kept = {"dataDir": str(directory)} if plugin_type == "tuning" else {}
         return {**own, **kept, **CHAINED[plugin_type]}
@@ -177,7 +177,7 @@ def configuration(plugin_type: str, directory: Path) -> dict[str, object]:
 
 
 RESULT = {
-    "cniVersion": "1.0.0",
+    "cniVersion": VERSION,
     "interfaces": [{"name": "eth0", "sandbox": "/run/netns/chained"}],
     "ips": [{"address": "10.97.0.2/16", "gateway": "10.97.0.1", "interface": 0}],
 }

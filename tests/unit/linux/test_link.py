@@ -105,3 +105,12 @@ def test_a_random_name_fits_and_is_another_each_time():
 
     assert 100 == len(names)
     assert all(re.fullmatch(r"veth[0-9a-f]{8}", each) for each in names)
+
+
+def test_a_mac_of_ours_is_of_one_station_and_of_nobody_s_make():
+    """The kernel refuses a group's; one of a maker's may be on the network already."""
+    found = [link.random_mac() for _ in range(100)]
+
+    assert 100 == len(set(found))
+    assert {2} == {int(each[:2], 16) & 3 for each in found}
+    assert {17} == set(map(len, found))
