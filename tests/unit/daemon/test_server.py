@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -417,21 +417,23 @@ def test_only_one_answers_a_caller(serve: Serve, path: Path):
 
 def test_without_descriptors_it_waits_and_does_not_spin(serve: Serve, path: Path, caplog):
     """A listener that cannot be accepted from is told by epoll without end."""
-    serve(workers=1)
+    served = serve(workers=1)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    idle = descriptors()
-    with sent(path, "STATUS") as first:
-        assert first.recv(100)
-    until(lambda: descriptors() == idle)  # else the one that the server closes is there for the next caller
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+    until(lambda: not served.callers)  # who looked whether it serves has gone
+    ask(path, "STATUS")  # so the reader has closed his descriptor
+    with ExitStack() as stack:
+        caller = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         resource.setrlimit(resource.RLIMIT_NOFILE, (caller.fileno() + 1, most[1]))
-        try:
-            caller.connect(str(path))
-            began_s = time.monotonic()
-            time.sleep(0.8)
-            most_often = 2 + (time.monotonic() - began_s) / server.POLL_S
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, most)
+        with suppress(OSError):  # until there is none
+            while True:
+                stack.callback(os.close, os.dup(caller.fileno()))
+        caller.connect(str(path))
+        began_s = time.monotonic()
+        time.sleep(0.8)
+        most_often = 2 + (time.monotonic() - began_s) / server.POLL_S
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        caller.settimeout(WAIT_S)
         caller.sendall(wire.request(Call({"CNI_COMMAND": "STATUS"}, b"")))
         caller.shutdown(socket.SHUT_WR)
 
