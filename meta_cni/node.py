@@ -36,7 +36,7 @@ from meta_cni.engine.ledger import Ledger
 from meta_cni.ipam import host_local
 from meta_cni.k8s import events
 from meta_cni.k8s.api_store import ApiStore
-from meta_cni.linux import memory, process
+from meta_cni.linux import memory, namespaces, process
 from meta_cni.logs import LEVELS, log_to
 from meta_cni.metrics import Metrics, Reading, Timeline
 from meta_cni.settings import Settings
@@ -168,7 +168,8 @@ class Node:
         self._untold.__dict__.setdefault("calls", []).append((variables, timeline, error))
 
     def _finish(self) -> None:
-        """Tell of what this thread has done."""
+        """Do what this thread has put off, and tell of what it has done."""
+        namespaces.catch_up()
         calls = self._untold.__dict__.pop("calls", [])
         for each in calls:
             self._log(*each)
@@ -364,6 +365,8 @@ def _connections(workers: int, queue: int) -> int:
 
 
 def _handle(call: Call, marks: Mapping[str, str], memory: compose.Memory) -> tuple[bytes, int]:
+    """Do a call; what nobody waits for is done when _finish() is called."""
+    namespaces.put_off()
     return compose.serve({**call.variables, **marks}, call.stdin, memory)
 
 

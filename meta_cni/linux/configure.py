@@ -226,7 +226,7 @@ def announce(
     namespaces: Namespaces, interface: str, addresses: Sequence[IPConfig], *, carrier_wait_s: float = 0.0
 ) -> None:
     """
-    Tell the neighbours where the addresses are now; the answer does not wait for it.
+    Tell the neighbours where the addresses are now, when all else is done.
 
     `carrier_wait_s` is for a card, which takes a moment until it can send.
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 
 from meta_cni.cni.errors import KernelError, NetnsGone
@@ -18,7 +19,8 @@ from meta_cni.linux.netlink import Socket
 from meta_cni.linux.netns import Answer
 
 LATER_S = 5.0
-"""The main thread waits so long for what was to be done later."""
+"""The main thread waits so long for what is done later in the pod: the process ends with it."""
+_THREAD = threading.local()
 
 
 class Namespaces:
@@ -31,8 +33,7 @@ class Namespaces:
         self._host: Socket | None = None
         self._pod: Socket | None = None
         self._fd: int | None = None
-        self._last: list[Callable[[], object]] = []
-        """What is to be done in the pod when all else is."""
+        self._later = Later()
         self.undoing: dict[str, Callable[[], None]] = {}
         """By the pod's interface, how this request's own ADD is undone to the full; no DEL knows it."""
 
@@ -66,9 +67,17 @@ class Namespaces:
         return netns.visit(self.pod_fd, function)
 
     def later(self, function: Callable[[], object]) -> None:
-        """As run(), but when all is closed; nobody waits for it, and nothing that it raises is told."""
+        """
+        As run(), but when all is closed, and on a thread; nothing that it raises is told.
+
+        Nobody waits for it; where a caller waits for an answer it begins when he has that, see put_off().
+        """
         _ = self.pod_fd
-        self._last.append(function)
+        self._later.in_pod.append(function)
+
+    def later_here(self, function: Callable[[], object]) -> None:
+        """Call a function when all is closed, and a caller has his answer; nothing that it raises is told."""
+        self._later.here.append(function)
 
     @property
     def pod_fd(self) -> int:
@@ -100,22 +109,43 @@ class Namespaces:
         """Close whatever was opened; what was to be done later still is."""
         if self._pod is not None:
             self._pod.close()
-        descriptor, last = self._fd, self._last
+        descriptor, later = self._fd, self._later
         self._host = self._pod = self._fd = None
-        self._last = []
-        if descriptor is None:
-            return
-        if last:
-            _do_last(descriptor, last)
-        else:
+        self._later = Later()
+        if later.here or later.in_pod:
+            _do_or_put_off(partial(later.do, descriptor))
+        elif descriptor is not None:
             os.close(descriptor)
 
 
-def _do_last(descriptor: int, last: list[Callable[[], object]]) -> None:
+class Later:
+    """What is to be done when a request has been served."""
+
+    def __init__(self) -> None:
+        self.here: list[Callable[[], object]] = []
+        self.in_pod: list[Callable[[], object]] = []
+
+    def do(self, descriptor: int | None) -> None:
+        """Everything, whatever fails of it; the descriptor of the pod's namespace is closed then."""
+        _try_all(self.here)
+        if descriptor is not None and self.in_pod:
+            _do_aside(descriptor, self.in_pod)
+        elif descriptor is not None:
+            os.close(descriptor)
+
+
+def _try_all(functions: list[Callable[[], object]]) -> None:
+    for each in functions:
+        with suppress(Exception):
+            each()
+
+
+def _do_aside(descriptor: int, functions: list[Callable[[], object]]) -> None:
     """
     On a thread that closes the descriptor and dies in the pod; dropped if there is none to be had.
 
-    Nobody waits for it but the main thread, with which the process may end.
+    To close a packet socket takes the kernel 10 ms. Nobody waits for it but the main thread, with
+    which the process may end.
     """
     is_over = _thread.allocate_lock()
     is_over.acquire()
@@ -124,9 +154,7 @@ def _do_last(descriptor: int, last: list[Callable[[], object]]) -> None:
         try:
             with suppress(KernelError):
                 netns.enter(descriptor)
-                for each in last:
-                    with suppress(Exception):
-                        each()
+                _try_all(functions)
         finally:
             os.close(descriptor)
             is_over.release()
@@ -138,6 +166,25 @@ def _do_last(descriptor: int, last: list[Callable[[], object]]) -> None:
         return
     if threading.current_thread() is threading.main_thread():
         is_over.acquire(timeout=LATER_S)
+
+
+def put_off() -> None:
+    """From now on, what is to be done later on this thread is done by its next catch_up()."""
+    _THREAD.__dict__.setdefault("put_off", [])
+
+
+def catch_up() -> None:
+    """Do what was put off; put no more off."""
+    for each in _THREAD.__dict__.pop("put_off", ()):
+        each()
+
+
+def _do_or_put_off(function: Callable[[], None]) -> None:
+    waiting: list[Callable[[], None]] | None = getattr(_THREAD, "put_off", None)
+    if waiting is None:
+        function()
+    else:
+        waiting.append(function)
 
 
 def _text(descriptor: int) -> str:

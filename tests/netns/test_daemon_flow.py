@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket as sockets
 import subprocess
 import sys
 import time
@@ -16,11 +17,13 @@ import pytest
 from meta_cni import cli, standalone
 from meta_cni.cli import command_line
 from meta_cni.daemon import server
+from meta_cni.linux import sysctl
 from tests.netns.conftest import REFERENCE, Node
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 WAIT_S = 180
+ETH_P_ARP = 0x0806  # <linux/if_ether.h>
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -157,6 +160,27 @@ def test_a_node_s_life_with_the_daemon(machine: Machine, capsys: pytest.CaptureF
     assert not (machine.root / "meta-cni").exists()
     assert not (machine.root / "state" / "ledger").exists()
     assert f"generated {machine.generated} from {machine.primary}" in (machine.root / "log").read_text()
+
+
+def test_what_no_caller_waits_for_is_done_when_he_has_his_answer(machine: Machine):
+    """The neighbours are told of the address, and the pod's port takes no router's word."""
+    assert 0 == command_line(["install", *machine.places, "--name", "meta-cni"])
+    machine.put_primary()
+    machine.daemon()
+    until(machine.generated.exists)
+    with sockets.socket(sockets.AF_PACKET, sockets.SOCK_DGRAM, sockets.htons(ETH_P_ARP)) as wire:
+        wire.settimeout(WAIT_S)
+        answer, code = machine.call("ADD", machine.stdin())
+        assert 0 == code
+        own = next(each["address"] for each in answer["ips"] if "." in each["address"]).partition("/")[0]
+        heard = b""
+        while heard[14:18] != sockets.inet_aton(own):
+            heard = wire.recv(2048)
+
+    port = next(each["name"] for each in answer["interfaces"] if each["name"].startswith("veth"))
+    until(lambda: sysctl.read(f"net/ipv6/conf/{port}/accept_ra") == "0")
+    assert answer["interfaces"][-1]["mac"] == heard[8:14].hex(":")
+    assert ({}, 0) == machine.call("DEL", machine.stdin())
 
 
 def test_a_pod_of_a_node_that_was_not_drained_can_be_deleted_by_the_primary(

@@ -5,12 +5,13 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from meta_cni.cni.errors import KernelError, NetnsGone
 from meta_cni.linux import link, netns
-from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux.namespaces import Namespaces, catch_up, put_off
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
 from tests.netns.daemons import WAIT_S, until
@@ -144,14 +145,68 @@ def test_what_is_raised_in_the_pod_is_raised_to_the_caller(pod: PodNetns, kind: 
 
 
 def test_what_is_done_later_is_done_though_it_fails_or_all_is_closed(pod: PodNetns):
-    """An announcement goes out after the answer; one that fails keeps nothing."""
-    done = threading.Event()
+    """On the node at once, in the pod on a thread that is waited for here; one that fails keeps nothing."""
+    before = open_files()
+    done: list[tuple[str, int]] = []
+
+    def note(what: str) -> None:
+        done.append((what, os.stat(netns.OWN).st_ino))
 
     with Namespaces(pod.path) as namespaces:
         namespaces.later(lambda: 1 / 0)
-        namespaces.later(done.set)
+        namespaces.later(lambda: note("pod"))
+        namespaces.later_here(lambda: 1 / 0)
+        namespaces.later_here(lambda: note("node"))
+        assert [] == done
 
-    assert done.wait(WAIT_S)
+    home, there = os.stat(netns.OWN).st_ino, os.stat(pod.path).st_ino
+    assert [("node", home), ("pod", there)] == done
+    assert set() == open_files() - before
+
+
+def test_what_is_put_off_is_done_when_the_caller_has_his_answer(pod: PodNetns):
+    """A worker answers first; two requests of his may be put off, the ADD and what undoes it."""
+    before = open_files()
+    done: list[object] = []
+    announced = threading.Event()
+
+    def serve() -> None:
+        for n in range(2):
+            put_off()
+            with Namespaces(pod.path) as namespaces:
+                namespaces.later_here(lambda n=n: done.append(n))
+                namespaces.later(announced.set)
+        done.append(("answered", announced.is_set()))
+        catch_up()
+        catch_up()
+        with Namespaces(pod.path) as namespaces:
+            namespaces.later_here(lambda: done.append(2))
+        done.append("end")
+
+    in_thread(serve)
+
+    assert [("answered", False), 0, 1, 2, "end"] == done
+    assert announced.wait(WAIT_S)
+    until(lambda: not open_files() - before)
+
+
+def test_what_a_thread_puts_off_is_no_matter_of_the_others(pod: PodNetns):
+    """A worker's caller waits, theirs do not."""
+    done: list[int] = []
+    in_thread(put_off)
+
+    with Namespaces(pod.path) as namespaces:
+        namespaces.later_here(lambda: done.append(1))
+
+    assert [1] == done
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """To its end."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
 
 
 def is_over(thread: int) -> bool:
