@@ -10,17 +10,19 @@ MAC is removed when link or namespace went first.
 
 import errno
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from meta_cni.cni.config import PluginConfig, Section
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable, ProgramFailed
 from meta_cni.cni.request import interface_name_problem
 from meta_cni.cni.result import Address, Interface, InterfaceAddress, IPConfig, Result, Route
 from meta_cni.delegate import Attachment, Valid, detach, requested_mac, undo, unimplemented
-from meta_cni.linux import address, configure, link, masquerade, spoof, sysctl, vlan
+from meta_cni.linux import address, configure, forwarding, link, masquerade, spoof, sysctl, vlan
 from meta_cni.linux.address import interface_address
 from meta_cni.linux.link import Link
-from meta_cni.linux.netlink import Request
+from meta_cni.linux.netlink import Reply, Request
 from meta_cni.linux.route import ANYWHERE
 
 KEYS = (
@@ -162,10 +164,18 @@ class Bridge:
         self.attachment = attachment
         self.keys = config.once(Keys.parse)
         self.mac = requested_mac(config, attachment, is_args_first=True)
-        whose = (config.network, attachment.container_id, attachment.interface)
-        self.owner, self.guarded = masquerade.Owner(*whose), spoof.Guarded(*whose)
         if self.keys.is_pod_down and not attachment.addresses.is_none:
             raise BadConfig(f"{config.where}: disableContainerInterface: expected no ipam with it")
+
+    @property
+    def owner(self) -> masquerade.Owner:
+        """Whose rules the masquerade's are."""
+        return masquerade.Owner(self.config.network, self.attachment.container_id, self.attachment.interface)
+
+    @property
+    def guarded(self) -> spoof.Guarded:
+        """Whose MAC is checked."""
+        return spoof.Guarded(self.config.network, self.attachment.container_id, self.attachment.interface)
 
     def add(self, previous: Result | None) -> Result:
         """Create the pair and configure its pod end; what failed is removed by delete()."""
@@ -178,7 +188,8 @@ class Bridge:
         if not _may_change(bridge):
             host_mac = PORTS + host_mac[len(PORTS) :]
         mac = self.mac or link.random_mac()
-        port, index = self._pair(bridge, host_name, host_mac, mac)
+        kept = self._keep_mac(bridge)
+        port, index = self._pair(bridge, kept, host_name, host_mac, mac)
         configure.configure(
             namespaces,
             index,
@@ -188,10 +199,11 @@ class Bridge:
             is_up=not self.keys.is_pod_down,
             mac=mac,
         )
-        gateway = self._be_gateway(bridge, ips) if self.keys.is_gateway and ips else None
+        gateway = self._gateway(bridge) if self.keys.is_gateway and ips else None
+        # The bridge's MAC is known if it cannot change, or not any more.
+        bridge_mac = self._settle(bridge, port, gateway, ips, is_known=bool(kept) or not _may_change(bridge))
         if backend and ips:
             masquerade.setup(backend, self.owner, [each.address for each in ips])
-        bridge_mac = self._wait_for_port(bridge, port)
         if self.keys.is_dad:
             configure.await_detection(namespaces, index, name, ips)
         if not self.keys.is_pod_down:
@@ -206,8 +218,10 @@ class Bridge:
         dns = configure.dns_over(self.config, addresses.dns)
         return Result(tuple(interfaces), ips, addresses.routes, dns)
 
-    def _pair(self, bridge: Link, host_name: str, host_mac: str, mac: str) -> tuple[int, int]:
-        """The indexes of the bridge's new port and of the pod's end."""
+    def _pair(
+        self, bridge: Link, kept: list[Request], host_name: str, host_mac: str, mac: str
+    ) -> tuple[int, int]:
+        """The indexes of the bridge's new port and of the pod's end; before it, its MAC is `kept`."""
         host = self.attachment.namespaces.host
         request = link.create_veth(
             host_name,
@@ -219,10 +233,11 @@ class Bridge:
             group=self.attachment.group,
             master=bridge.index,
         )
-        *_, reply = host.request([*self._keep_mac(bridge), request])
+        *_, reply = host.request([*kept, request])
         port, index = link.veth_indexes(reply)
         host.request(self._port_requests(bridge, port))
-        sysctl.refuse_advertisements(host_name)
+        # The bridge takes every frame of a port before the node can look at it (br_handle_frame()).
+        self.attachment.namespaces.later_here(partial(sysctl.refuse_advertisements, host_name))
         if self.keys.is_spoof_checked:  # before the pod's end is up
             spoof.setup(self.guarded, host_name, mac)
         return port, index
@@ -305,23 +320,38 @@ class Bridge:
                 routes = (*routes, Route(destination, gateways[0]))
         return routes
 
-    def _be_gateway(self, bridge: Link, ips: tuple[IPConfig, ...]) -> Link:
-        """The gateway addresses on the bridge, or on the VLAN's link into it, and forwarding."""
-        gateway = self._vlan_gateway(bridge) if self.keys.vlan else bridge
+    def _gateway(self, bridge: Link) -> Link:
+        """What has the gateway addresses: the bridge, or a VLAN's link into it."""
+        return self._vlan_gateway(bridge) if self.keys.vlan else bridge
+
+    def _settle(
+        self, bridge: Link, port: int, gateway: Link | None, ips: tuple[IPConfig, ...], *, is_known: bool
+    ) -> str:
+        """
+        Gateway and forwarding for a new port of this index, and when it forwards; the bridge's MAC then.
+
+        All of it is looked at in one batch, and is there as a rule.
+        """
+        looks = [link.look_up_index(each) for each in ([port] if is_known else [bridge.index, port])]
+        asked = forwarding.questions([each.address for each in ips]) if gateway else []
+        listed = [address.list_of(gateway.index)] if gateway else []
+        seen = self.attachment.namespaces.host.request([*looks, *asked, *listed])
+        if gateway:
+            self._be_gateway(bridge, gateway, ips, seen[-1])
+            forwarding.turn_on(seen[len(looks) : -1])
+        return self._wait_for_port(bridge, looks, seen[: len(looks)])
+
+    def _be_gateway(self, bridge: Link, gateway: Link, ips: tuple[IPConfig, ...], present: Reply) -> None:
+        """The gateway addresses, as far as they are not `present`."""
         wanted = [(each.gateway, each.address.network.prefixlen) for each in ips if each.gateway is not None]
-        host = self.attachment.namespaces.host
-        is_new = not address.are_there(host, gateway.index, wanted)
+        is_new = not address.are_in(present, gateway.index, wanted)
         if is_new:
             self._put_addresses(gateway, [interface_address(*each) for each in wanted])
         # It may have the MAC of its first port by now.
         if not self.keys.vlan and (is_new or bridge.mac == NO_MAC):
+            host = self.attachment.namespaces.host
             mac = link.require(host, bridge.name, "bridge").mac
             host.request([link.set_link(bridge.index, mac=mac)])
-        if any(each.address.version == 4 for each in ips):
-            sysctl.write("net/ipv4/ip_forward", "1")
-        if any(each.address.version == 6 for each in ips):
-            sysctl.write("net/ipv6/conf/all/forwarding", "1")
-        return gateway
 
     def _vlan_gateway(self, bridge: Link) -> Link:
         """
@@ -375,14 +405,13 @@ class Bridge:
         added = address.add(gateway.index, wanted, is_nodad=not self.keys.is_dad)
         host.request([*batch, replace(added, tolerate=THERE)])
 
-    def _wait_for_port(self, bridge: Link, port: int) -> str:
-        """The bridge's MAC when it forwards for the port, of which this is the index; normally at once."""
-        is_known = not _may_change(bridge) or bool(self._keep_mac(bridge))
-        batch = [link.look_up_index(each) for each in ([port] if is_known else [bridge.index, port])]
+    def _wait_for_port(self, bridge: Link, looks: list[Request], seen: Sequence[Reply]) -> str:
+        """The bridge's MAC when it forwards for the port, as was `seen` or is seen then; normally at once."""
         for delay_s in PORT_UP_DELAYS_S:
             if delay_s:
                 time.sleep(delay_s)
-            *its, ports = self.attachment.namespaces.host.request(batch)
+                seen = self.attachment.namespaces.host.request(looks)
+            *its, ports = seen
             if self.keys.is_pod_down or link.port_state_in(ports) == FORWARDING:
                 return link.mac_in(its[0]) if its else bridge.mac
         raise KernelError(

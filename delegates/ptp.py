@@ -9,14 +9,15 @@ when the link went first, two addresses may share a gateway or have no network b
 an address that is routed elsewhere is refused instead of being unreachable.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
 
 from meta_cni.cni.config import PluginConfig
 from meta_cni.cni.errors import BadConfig, CheckFailed, KernelError, NotAvailable, ProgramFailed
-from meta_cni.cni.result import Address, Interface, IPConfig, Network, Result
+from meta_cni.cni.result import Address, Interface, InterfaceAddress, IPConfig, Network, Result
 from meta_cni.delegate import Attachment, Valid, detach, undo, unimplemented
-from meta_cni.linux import address, configure, link, masquerade, route, sysctl
+from meta_cni.linux import address, configure, forwarding, link, masquerade, route, sysctl
 from meta_cni.linux.address import interface_address
 from meta_cni.linux.netlink import Request
 from meta_cni.linux.route import (
@@ -31,7 +32,6 @@ from meta_cni.linux.route import (
 KEYS = ("ipMasq", "ipMasqBackend", "mtu")
 POD = 1
 """Index of the pod's end in the result's interfaces."""
-FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
 class Ptp:
@@ -42,9 +42,13 @@ class Ptp:
         self.attachment = attachment
         self.mtu = config.section.integer("mtu", maximum=65535)
         self.masquerade = masquerade.wanted(config)
-        self.owner = masquerade.Owner(config.network, attachment.container_id, attachment.interface)
         if config.ipam is None:
             raise BadConfig(f"{config.where}: ipam is missing: expected one that hands out addresses")
+
+    @property
+    def owner(self) -> masquerade.Owner:
+        """Whose rules the masquerade's are."""
+        return masquerade.Owner(self.config.network, self.attachment.container_id, self.attachment.interface)
 
     def add(self, previous: Result | None) -> Result:
         """Create the pair, addresses and routes at both ends; what failed is removed by delete()."""
@@ -53,16 +57,14 @@ class Ptp:
         self._require_gateways(acquired)
         addresses = [each.address for each in acquired.ips]
         masquerade.require(backend, addresses)
-        for version in sorted({each.version for each in addresses}):
-            sysctl.write(FORWARDING[version], "1")
         result = configure.of_the_pod(self.config, acquired, interface=POD)
         namespaces = self.attachment.namespaces
         host_name, name = link.random_veth_name(), self.attachment.interface
         host_mac, mac = link.random_mac(), link.random_mac()
-        index, pod_index = self._pair(host_name, host_mac, mac)
-        by_gateway = _by_gateway(pod_index, result.ips)
-        configure.configure(namespaces, pod_index, name, result, mac=mac, more=by_gateway)
-        namespaces.host.request(_to_pod(index, result.ips))
+        index, pod_index = self._pair(host_name, host_mac, mac, addresses)
+        routes = by_gateway(pod_index, result.ips)
+        configure.configure(namespaces, pod_index, name, result, mac=mac, more=routes)
+        namespaces.host.request(to_pod(index, result.ips))
         if backend:
             masquerade.setup(backend, self.owner, addresses)
         return result.of(Interface(host_name, host_mac), Interface(name, mac, self.attachment.netns))
@@ -78,9 +80,11 @@ class Ptp:
                     f"{self.config.where}: ipam: address {each.address} has no gateway: expected one"
                 )
 
-    def _pair(self, host_name: str, host_mac: str, mac: str) -> tuple[int, int]:
+    def _pair(
+        self, host_name: str, host_mac: str, mac: str, addresses: Sequence[InterfaceAddress]
+    ) -> tuple[int, int]:
         """
-        The indexes of the node's end and the pod's of a new pair.
+        The indexes of the node's end and the pod's of a new pair, between which the node forwards.
 
         The node's is alone on its link. With duplicate address detection its link-local address, by which
         the node asks for its neighbours, would be of no use for one or two seconds after the
@@ -96,10 +100,12 @@ class Ptp:
             mtu=self.mtu,
             group=self.attachment.group,
         )
-        (reply,) = namespaces.host.request([request])
+        *forwards, reply = namespaces.host.request([*forwarding.questions(addresses), request])
+        forwarding.turn_on(forwards)
         with suppress(KernelError):  # a node without IPv6
-            for parameter in ("accept_ra", "accept_dad"):
-                sysctl.set_new(f"net/ipv6/conf/{host_name}/{parameter}", "0")
+            sysctl.set_new(f"net/ipv6/conf/{host_name}/accept_ra", "0")
+            if any(each.version == 6 for each in addresses):
+                sysctl.set_new(f"net/ipv6/conf/{host_name}/accept_dad", "0")
         return link.veth_indexes(reply)
 
     def check(self, previous: Result) -> None:
@@ -157,7 +163,7 @@ def _alone(ip: Address) -> Network:
     return IPv4Network((int(ip), 32)) if ip.version == 4 else IPv6Network((int(ip), 128))
 
 
-def _by_gateway(index: int, ips: tuple[IPConfig, ...]) -> list[Request]:
+def by_gateway(index: int, ips: tuple[IPConfig, ...]) -> list[Request]:
     """The network through the gateway instead of the link: the kernel's own route goes, two come."""
     batch: list[Request] = []
     done: set[Network] = set()
@@ -178,7 +184,7 @@ def _by_gateway(index: int, ips: tuple[IPConfig, ...]) -> list[Request]:
     return batch
 
 
-def _to_pod(index: int, ips: tuple[IPConfig, ...]) -> list[Request]:
+def to_pod(index: int, ips: tuple[IPConfig, ...]) -> list[Request]:
     """The gateways' addresses on the node's end, and the way to the pod's through it."""
     gateways = dict.fromkeys(gateway for _, gateway in _with_gateways(ips))
     return [

@@ -15,7 +15,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from meta_cni.cni.result import Address as IPAddress
 from meta_cni.cni.result import InterfaceAddress
 from meta_cni.linux import pack
-from meta_cni.linux.netlink import HEADER, NLM_F_CREATE, NLM_F_EXCL, Request, Socket
+from meta_cni.linux.netlink import HEADER, NLM_F_CREATE, NLM_F_EXCL, Reply, Request, Socket, dump_of
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22  # <linux/rtnetlink.h>
 IFADDRMSG = struct.Struct("=BBBBI")  # struct ifaddrmsg, <linux/if_addr.h>
@@ -96,21 +96,30 @@ def dump(socket: Socket, index: int = 0) -> Sequence[Address]:
     return [_parse(each) for each in _bodies(socket, index)]
 
 
-def are_there(socket: Socket, index: int, wanted: Collection[tuple[IPAddress, int]]) -> bool:
-    """Has a link all of these addresses, with these prefix lengths?"""
+def list_of(index: int) -> Request:
+    """Ask for the addresses of a link, or of every link; are_in() reads the answer."""
+    return dump_of(IFADDRMSG.pack(0, 0, 0, 0, index), RTM_GETADDR, "list addresses")
+
+
+def are_in(reply: Reply, index: int, wanted: Collection[tuple[IPAddress, int]]) -> bool:
+    """Has a link, for all that is known, all of these addresses, with these prefix lengths?"""
     present = {
         (_own(pack.attributes(each, HEADER.size + IFADDRMSG.size)), each[HEADER.size + 1])
-        for each in _bodies(socket, index)
+        for each in _of_link(reply.echoed, index)
     }
-    return all((address.packed, prefix_length) in present for address, prefix_length in wanted)
+    is_whole = not reply.is_interrupted
+    return is_whole and all((address.packed, prefix_length) in present for address, prefix_length in wanted)
 
 
 def _bodies(socket: Socket, index: int) -> Iterator[bytes]:
-    """The messages about a link, or about every one: an old kernel tells of all in any case."""
-    message = IFADDRMSG.pack(0, 0, 0, 0, index)
-    for each in socket.dump_undecoded(message, RTM_GETADDR, "list addresses"):
-        if index in (0, IFADDRMSG.unpack_from(each, HEADER.size)[4]):
-            yield each
+    """The messages about a link, or about every one."""
+    asked = list_of(index)
+    return _of_link(socket.dump_undecoded(asked.message, asked.type, asked.action), index)
+
+
+def _of_link(bodies: Sequence[bytes], index: int) -> Iterator[bytes]:
+    """An old kernel tells of all in any case."""
+    return (each for each in bodies if index in (0, IFADDRMSG.unpack_from(each, HEADER.size)[4]))
 
 
 def _own(found: Mapping[int, bytes]) -> bytes:

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -199,8 +200,13 @@ def find_index(socket: Socket, index: int) -> Link | None:
     return _find(socket, look_up_index(index, GONE))
 
 
+@lru_cache(maxsize=256)
 def _look_up(name: str, tolerate: frozenset[int] = NOTHING) -> Request:
-    """By IFLA_IFNAME the kernel finds short names of either kind, and takes no long one."""
+    """
+    By IFLA_IFNAME the kernel finds short names of either kind, and takes no long one.
+
+    Pods have eth0, and networks their bridges: the newest questions are remembered.
+    """
     is_short = len(name.encode(errors="surrogateescape")) < IFNAMSIZ
     message = pack.link(WITHOUT_STATISTICS + pack.text(IFLA_IFNAME if is_short else IFLA_ALT_IFNAME, name))
     return Request(f"look up link {name}", message, RTM_GETLINK, 0, tolerate, is_question=True)
@@ -317,7 +323,7 @@ def create_veth(
         pack.link(attributes, flags=IFF_UP, change=IFF_UP),
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO,
-        lookup=_look_up(host_name),
+        lookup=partial(_look_up, host_name),
     )
 
 

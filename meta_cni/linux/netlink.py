@@ -34,6 +34,7 @@ NLM_F_DUMP = 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLMSGERR_ATTR_MSG = 1
 HEADER = struct.Struct("=IHHII")
+CODE = struct.Struct("=i")  # what NLMSG_ERROR and NLMSG_DONE begin with
 RECEIVE_BUFFER_BYTES = 1 << 20
 DATAGRAM_BYTES = 1 << 16
 """Twice of what the kernel puts into one datagram; much more costs 0.1 ms a call."""
@@ -64,10 +65,12 @@ class Request:
     flags: int = 0
     tolerate: frozenset[int] = field(default_factory=frozenset)
     """Error numbers that count as success."""
-    lookup: "Request | None" = None
+    lookup: "Callable[[], Request] | None" = None
     """Asked when nothing was echoed: before Linux 6.2 the kernel echoes no RTM_NEWLINK."""
     is_question: bool = False
     """Its answer is one message, or an error."""
+    is_dump: bool = False
+    """A question whose answer is any number of messages; the last one of its batch."""
     about: object = None
     """What takes long to write down, and is written only when something went wrong."""
 
@@ -83,20 +86,23 @@ class Reply:
     """What the kernel says of the error."""
     is_complete = False
     """Nothing more will come: it is the answer to a question, or an acknowledgement or error."""
+    is_interrupted = False
+    """What was listed changed meanwhile: something may be missing, or be there twice."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.echoed: list[bytes] = []
 
-    def take(self, header: Header, body: bytes) -> None:
+    def take(self, kind: int, flags: int, body: bytes) -> None:
         """Note one received message."""
-        kind = header[1]
-        if kind == NLMSG_ERROR:
-            self.errno, self.extack = _error_of(header[2], body)
+        if kind in (NLMSG_ERROR, NLMSG_DONE):
+            self.errno, self.extack = _error_of(flags, body)
             self.is_complete = True
-        elif kind != NLMSG_DONE:
+        else:
             self.echoed.append(body)
-            self.is_complete = self.request.is_question
+            self.is_complete = self.request.is_question and not self.request.is_dump
+        if flags & NLM_F_DUMP_INTR and self.request.is_dump:
+            self.is_interrupted = True
 
 
 class Socket:
@@ -106,7 +112,7 @@ class Socket:
         """The kernel keeps the time: Python's own time-outs are a poll(2) before every call."""
         self._raw = raw
         self._sequence = self._answered = 0
-        self._is_dumping = False
+        self._is_strict = False
         self.gone: set[str] = set()
         """Links that were deleted with others by this socket: nobody needs to look for them again."""
         seconds = int(timeout_s)
@@ -166,42 +172,42 @@ class Socket:
         replies: list[Reply] = []
         for start in range(0, len(batch), BATCH):
             replies += self._exchange(batch[start : start + BATCH])
-        for reply in replies:
-            if reply.errno and reply.errno not in reply.request.tolerate:
-                raise KernelError(str(reply.request), reply.errno, reply.extack)
-        return [self._complete(each) for each in replies]
+        for place, reply in enumerate(replies):
+            request = reply.request
+            if reply.errno and reply.errno not in request.tolerate:
+                raise KernelError(str(request), reply.errno, reply.extack)
+            if request.lookup is not None and not reply.echoed and not reply.errno:
+                (replies[place],) = self.request([request.lookup()])
+        return replies
 
-    def _exchange(self, batch: Sequence[Request]) -> Iterable[Reply]:
+    def _exchange(self, batch: Sequence[Request]) -> list[Reply]:
         """
         Send messages as one datagram, and read their answers.
 
         The kernel takes them in their order and always tells of errors, so only the last one needs
         an acknowledgement, and a question not even then.
         """
-        replies: dict[int, Reply] = {}
-        datagram: list[bytes] = []
         if self._sequence > LAST_SEQUENCE:
             self._sequence = 0
-        sequence, last = self._sequence, self._sequence + len(batch)
-        for each in batch:
-            sequence += 1
-            replies[sequence] = Reply(each)
-            flags = each.flags | (NLM_F_REQUEST if sequence < last or each.is_question else REQUEST_AND_ACK)
-            datagram.append(encode(each.message, each.type, flags, sequence))
-        self._sequence = last
+        before, last = self._sequence, batch[-1]
+        datagram = [
+            encode(each.message, each.type, each.flags | NLM_F_REQUEST, number)
+            for number, each in enumerate(batch[:-1], before + 1)
+        ]
+        self._sequence += len(batch)
+        flags = last.flags | (NLM_F_REQUEST if last.is_question else REQUEST_AND_ACK)
+        datagram.append(encode(last.message, last.type, flags, self._sequence))
+        if last.is_dump:
+            self._be_strict()
         self._send(b"".join(datagram), batch[0])
-        last_reply = replies[last]
-        while not last_reply.is_complete:
-            for header, body in self._receive(batch[0]):
-                if header[3] in replies:
-                    replies[header[3]].take(header, body)
-        self._answered = last
-        return replies.values()
-
-    def _complete(self, reply: "Reply") -> "Reply":
-        """The answer to one message, looked up where it was to be echoed and was not."""
-        lookup = reply.request.lookup
-        return reply if lookup is None or reply.echoed or reply.errno else self.request([lookup])[0]
+        replies = [Reply(each) for each in batch]
+        final = replies[-1]
+        while not final.is_complete:
+            for (_, kind, flags, answered, _), body in self._receive(batch[0]):
+                if before < answered <= self._sequence:
+                    replies[answered - before - 1].take(kind, flags, body)
+        self._answered = self._sequence
+        return replies
 
     def delete_links(
         self, request: Request, indexes: Iterable[int], meanwhile: Callable[[], None] = lambda: None
@@ -266,42 +272,26 @@ class Socket:
                         raise KernelError(str(request), number, extack)
                     return
 
-    def dump(self, message: Message, type_: int, action: str, flags: int = NLM_F_DUMP) -> list[Message]:
+    def dump(self, message: Message, type_: int, action: str) -> list[Message]:
         """Every object of a kind; repeated while the kernel says that it changed meanwhile."""
-        return [decode(type(message), each) for each in self.dump_undecoded(message, type_, action, flags)]
+        return [decode(type(message), each) for each in self.dump_undecoded(message, type_, action)]
 
-    def dump_undecoded(
-        self, message: Message, type_: int, action: str, flags: int = NLM_F_DUMP
-    ) -> list[bytes]:
+    def dump_undecoded(self, message: Message, type_: int, action: str) -> list[bytes]:
         """As dump(), for a kind of message whose decoding by the library takes too long."""
         found: list[bytes] = []
         for _ in range(DUMP_TRIES):
-            found, is_interrupted = self._dump_once(message, type_, action, flags)
-            if not is_interrupted:
+            (reply,) = self.request([dump_of(message, type_, action)])
+            found = reply.echoed
+            if not reply.is_interrupted:
                 break
         return found
 
-    def _dump_once(self, message: Message, type_: int, action: str, flags: int) -> tuple[list[bytes], bool]:
-        if not self._is_dumping:
-            self._is_dumping = True
+    def _be_strict(self) -> None:
+        """Have the kernel filter what it lists."""
+        if not self._is_strict:
+            self._is_strict = True
             with suppress(OSError):  # an old kernel has less to filter by
                 self._raw.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
-        self._sequence += 1
-        self._send(encode(message, type_, flags | NLM_F_REQUEST, self._sequence), action)
-        found: list[bytes] = []
-        is_interrupted = False
-        while True:
-            for (_, kind, header_flags, sequence, _), body in self._receive(action):
-                if sequence != self._sequence:
-                    continue
-                is_interrupted |= bool(header_flags & NLM_F_DUMP_INTR)
-                if kind in (NLMSG_DONE, NLMSG_ERROR):
-                    self._answered = sequence
-                    number, extack = _error_of(header_flags, body)
-                    if number:
-                        raise KernelError(action, number, extack)
-                    return found, is_interrupted
-                found.append(body)
 
     def _send(self, datagram: bytes | bytearray, action: Request | str) -> None:
         try:
@@ -317,6 +307,11 @@ class Socket:
         except OSError as error:
             raise KernelError(str(action), error.errno or errno.EIO) from None
         return split(data)
+
+
+def dump_of(message: Message, type_: int, action: str) -> Request:
+    """Ask for every object of a kind."""
+    return Request(action, message, type_, NLM_F_DUMP, is_question=True, is_dump=True)
 
 
 def _raw_socket() -> sockets.socket:
@@ -376,6 +371,8 @@ def split(data: bytes) -> list[tuple[Header, bytes]]:
     while offset <= end:
         header = HEADER.unpack_from(data, offset)
         length = header[0]
+        if length == len(data):  # it is alone, as a rule
+            return [(header, data)]
         if length < HEADER.size:
             break
         messages.append((header, data[offset : offset + length]))
@@ -390,7 +387,7 @@ def _index_of(body: bytes) -> int:
 
 def _error_of(flags: int, body: bytes) -> tuple[int, str]:
     """The error number (0 for an acknowledgement) and the kernel's own words (NLMSGERR_ATTR_MSG)."""
-    (code,) = struct.unpack_from("=i", body, HEADER.size)
+    (code,) = CODE.unpack_from(body, HEADER.size)
     if not flags & NLM_F_ACK_TLVS:
         return -code, ""
     offset = HEADER.size + 4

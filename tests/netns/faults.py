@@ -189,7 +189,6 @@ def _hang(world: World, mocker: MockerFixture) -> None:
 
 def _hang_kernel(world: World, mocker: MockerFixture) -> None:
     mocker.patch.object(Socket, "request", _request_door(world))
-    mocker.patch.object(Socket, "_dump_once", _dump_door(world))
     mocker.patch.object(Socket, "delete_links", _deletion_door(world))
     opening = KernelError("open a netlink socket", errno.EMFILE)
     mocker.patch.object(
@@ -227,7 +226,7 @@ def _request_door(world: World) -> Callable[..., Any]:
             with world.inside(), suppress(KernelError):
                 request(self, left)
             raise failures[0]
-        is_change = any(each.type % 4 != 2 for each in batch)  # RTM_GET..., <linux/rtnetlink.h>
+        is_change = not all(each.is_question for each in batch)
         action = str(batch[0])
         door = Door(Kind.KERNEL, f"datagram: {action}", action, is_change, is_told_late=is_change)
         refused = KernelError(action, errno.ENOBUFS)
@@ -246,17 +245,6 @@ def _told_apart(world: World, batch: Sequence[Request]) -> tuple[list[Request], 
         door = Door(Kind.KERNEL, f"message: {each}", str(each), is_change=False)
         world.go(door, partial(left.append, each), refused)
     return left, failures
-
-
-def _dump_door(world: World) -> Callable[..., Any]:
-    dump_once = Socket._dump_once
-
-    def passing(self: Socket, message: Any, type_: int, action: str, flags: int) -> Any:
-        door = Door(Kind.KERNEL, f"dump: {action}", action, is_change=False)
-        refused = KernelError(action, errno.ENOBUFS)
-        return world.go(door, lambda: dump_once(self, message, type_, action, flags), lambda: _raise(refused))
-
-    return passing
 
 
 def _deletion_door(world: World) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """A batch of messages and what the kernel answers."""
 
 import errno
+from ipaddress import ip_interface
 
 import pytest
 
@@ -81,6 +82,26 @@ def test_a_dump_of_many_datagrams_is_complete(pod: PodNetns):
     pod.socket.request([link.create_pair(f"a{n}", f"b{n}") for n in range(40)])
 
     assert {f"{end}{n}" for end in "ab" for n in range(40)} <= names(pod.socket)
+
+
+def test_a_list_is_the_last_of_a_batch(pod: PodNetns):
+    """What is asked before it is answered, too, and nothing is left for the next call."""
+    pod.socket.request([link.create_pair(f"a{n}", f"b{n}") for n in range(40)])
+    made = link.require(pod.socket, "a7", "link")
+    wanted = [ip_interface(f"10.0.{n}.1/24") for n in range(200)]
+    pod.socket.request([address.add(made.index, each) for each in wanted])
+
+    replies = pod.socket.request(
+        [link.look_up_index(made.index), link.delete("nothing"), address.list_of(made.index)]
+    )
+
+    found, nothing, listed = replies
+    assert made.mac == link.mac_in(found)
+    assert errno.ENODEV == nothing.errno
+    assert address.are_in(listed, made.index, [(each.ip, 24) for each in wanted])
+    assert not address.are_in(listed, made.index, [(wanted[0].ip, 25)])
+    assert not address.are_in(listed, made.index + 1, [(wanted[0].ip, 24)])
+    assert "b39" in names(pod.socket)
 
 
 def test_a_dump_that_the_kernel_refuses_is_told(host: Socket):

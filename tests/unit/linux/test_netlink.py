@@ -7,11 +7,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 
 import pytest
 
 from meta_cni.cni.errors import KernelError
-from meta_cni.linux import link, netlink
+from meta_cni.linux import address, link, netlink
 from meta_cni.linux.codec import ifinfmsg
 from meta_cni.linux.netlink import (
     HEADER,
@@ -231,6 +232,22 @@ def test_a_dump_that_is_always_interrupted_ends(played: Play):
 
     assert netlink.DUMP_TRIES == len(rounds)
     assert ["a", "b"] == [each.name for each in found]
+
+
+@pytest.mark.parametrize("interruptions", [0, 1])
+def test_of_an_interrupted_list_in_a_batch_nothing_is_believed(played: Play, interruptions: int):
+    """An address may be missing there, or one that is gone be in it."""
+    own = address.IFADDRMSG.pack(2, 24, 0, 0, 7) + attribute(address.IFA_LOCAL, bytes((10, 0, 0, 1)))
+
+    def answer(header: Header, body: bytes) -> list[bytes]:
+        flags = NLM_F_MULTI | (NLM_F_DUMP_INTR if interruptions else 0)
+        listed = message(address.RTM_NEWADDR, flags, header[3], own)
+        return [listed, message(NLMSG_DONE, NLM_F_MULTI, header[3], struct.pack("=i", 0))]
+
+    (reply,) = played(answer).request([address.list_of(7)])
+
+    is_there = address.are_in(reply, 7, [(ip_address("10.0.0.1"), 24)])
+    assert (bool(interruptions), not interruptions) == (reply.is_interrupted, is_there)
 
 
 def test_a_dump_that_fails_at_its_end_is_told(played: Play):
