@@ -13,8 +13,19 @@ import time
 from ipaddress import ip_address, ip_interface, ip_network
 from threading import Thread
 
-from meta_cni.linux import address, link, netns, route
-from meta_cni.linux.netlink import AF_UNSPEC, NLM_F_ACK, NLM_F_REQUEST, Request, encode
+from delegates import ptp
+from meta_cni.cni.result import IPConfig
+from meta_cni.linux import address, forwarding, link, netns, route, sysctl
+from meta_cni.linux.link import Link
+from meta_cni.linux.netlink import (
+    AF_UNSPEC,
+    NETLINK_GET_STRICT_CHK,
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    SOL_NETLINK,
+    Request,
+    encode,
+)
 from meta_cni.linux.route import Route
 
 INDEX = 0x7FFFFF00
@@ -24,7 +35,7 @@ LONGEST_S = 10
 """What the kernel says nothing to within it is a mistake of ours."""
 RTNLGRP_LINK = 1  # <linux/rtnetlink.h>
 IFLA_LINK = 5  # <linux/if_link.h>
-NLMSG_ERROR = 2  # <linux/netlink.h>
+NLMSG_ERROR, NLMSG_DONE = 2, 3  # <linux/netlink.h>
 HEADER = struct.Struct("=IHHII")
 
 
@@ -37,6 +48,10 @@ def _open(groups: int = 0) -> socket.socket:
 
 def _packed(request: Request) -> bytes:
     return encode(request.message, request.type, request.flags | NLM_F_REQUEST | NLM_F_ACK, 1)
+
+
+def _unacknowledged(request: Request) -> bytes:
+    return encode(request.message, request.type, request.flags | NLM_F_REQUEST, 1)
 
 
 def _messages(data: bytes) -> list[tuple[int, bytes]]:
@@ -83,15 +98,16 @@ class Floor:
     """Attachments of one pod's namespace to one bridge, by bare messages."""
 
     def __init__(self, pod_fd: int, bridge: int, count: int = 1) -> None:
-        """`bridge` is the index of a bridge in this namespace."""
+        """`bridge` is the index of a bridge in this namespace; 0 for none."""
         self.host, self.pod = _open(), netns.run_in(pod_fd, _open)
         self.pod_fd = pod_fd
         self.count = count
         self.links: list[tuple[int, int]] = []
         group = GROUP + count
+        self.names = [f"floor{pod_fd}-{n}" for n in range(count)]
         creations = (
-            link.create_veth(f"floor{count}-{n}", f"eth{n}", pod_fd, master=bridge, group=group)
-            for n in range(count)
+            link.create_veth(name, f"eth{n}", pod_fd, master=bridge, group=group)
+            for n, name in enumerate(self.names)
         )
         self.create = b"".join(map(_packed, creations))
         batch: list[Request] = []
@@ -133,3 +149,70 @@ class Floor:
             for kind, message in _messages(news.recv(1 << 16)):
                 if kind == link.RTM_DELLINK and message[HEADER.size] == AF_UNSPEC:
                     there.discard(_index(message))
+
+
+class BridgeFloor(Floor):
+    """
+    The floor of the delegate bridge: one attachment, and what a bridge that is a gateway needs besides.
+
+    Is the name free, where is the bridge, its MAC kept; does it forward for the port, has it the
+    gateway's address, does the node forward? Nobody reads the answers.
+    """
+
+    def __init__(self, pod_fd: int, bridge: Link) -> None:
+        super().__init__(pod_fd, bridge.index)
+        self.host.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        self.is_free = _unacknowledged(link.look_up_index(INDEX))
+        self.is_there = _unacknowledged(link.look_up_index(bridge.index))
+        self.create = _unacknowledged(link.set_link(bridge.index, mac=bridge.mac)) + self.create
+        own = ip_interface("10.100.0.2/24")
+        looks = [link.look_up_index(INDEX), *forwarding.questions([own]), address.list_of(bridge.index)]
+        self.looks = b"".join(map(_unacknowledged, looks))
+
+    def add(self) -> float:
+        """Milliseconds of all of it."""
+        started = time.perf_counter()
+        for raw, question in ((self.pod, self.is_free), (self.host, self.is_there)):
+            raw.send(question)
+            raw.recv(1 << 16)
+        super().add()
+        ((port, _),) = self.links
+        self.host.send(self.looks.replace(struct.pack("=I", INDEX), struct.pack("=I", port)))
+        while not any(kind == NLMSG_DONE for kind, _ in _messages(self.host.recv(1 << 16))):
+            pass
+        return (time.perf_counter() - started) * 1000
+
+
+class PtpFloor(Floor):
+    """
+    The floor of the delegate ptp: one attachment, whose neighbours are reached by its gateway.
+
+    Is the name free, does the node forward; routes at both ends, no router's word for the node's.
+    """
+
+    def __init__(self, pod_fd: int, number: int) -> None:
+        """`number` is the pod's among all there are at a time, from 0 on."""
+        super().__init__(pod_fd, 0)
+        ips = (IPConfig(ip_interface(f"10.100.0.{2 + number}/24"), ip_address("10.100.0.1")),)
+        own = [link.set_link(INDEX, is_up=True), address.add(INDEX, ips[0].address)]
+        own += [route.add(Route(ip_network("0.0.0.0/0"), ip_address("10.100.0.1"), INDEX))]
+        own += ptp.by_gateway(INDEX, ips)
+        self.settings = len(own)
+        self.configure = b"".join(map(_packed, own))
+        self.is_free = _unacknowledged(link.look_up_index(INDEX))
+        (is_forwarding,) = forwarding.questions([each.address for each in ips])
+        self.create = _unacknowledged(is_forwarding) + self.create
+        node = ptp.to_pod(INDEX, ips)
+        self.node, self.node_settings = b"".join(map(_packed, node)), len(node)
+
+    def add(self) -> float:
+        """Milliseconds of all of it."""
+        started = time.perf_counter()
+        self.pod.send(self.is_free)
+        self.pod.recv(1 << 16)
+        super().add()
+        sysctl.set_new(f"net/ipv6/conf/{self.names[0]}/accept_ra", "0")
+        ((port, _),) = self.links
+        self.host.send(self.node.replace(struct.pack("=I", INDEX), struct.pack("=I", port)))
+        _acknowledged(self.host, self.node_settings)
+        return (time.perf_counter() - started) * 1000

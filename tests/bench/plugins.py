@@ -2,7 +2,9 @@
 Our built-in delegates, as the daemon runs them, beside the reference plugins and the kernel's floor.
 
 Every round does ADD, CHECK and DEL with each contestant in turn, so that noise meets all of them
-alike. IPAM is host-local for ours and the reference; the floor has none, the chores have its files.
+alike: of a few pods, one right after the other. The first one is what a pod alone meets, whose turn
+comes after other programs; the others are a burst. IPAM is host-local for ours and the reference;
+the floor has none, the chores have its files.
 """
 
 import json
@@ -12,10 +14,11 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Protocol
 
@@ -30,12 +33,12 @@ from meta_cni.compose import Memory, construct
 from meta_cni.engine import execute
 from meta_cni.engine.ledger import Record
 from meta_cni.engine.plan import GROUP_BASE, Execution, Plan, Step
-from meta_cni.linux import configure, link, netns
-from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux import address, configure, link, netns
+from meta_cni.linux.namespaces import Namespaces, catch_up, put_off
 from meta_cni.linux.netlink import Socket
 from meta_cni.metrics import Timeline
 from tests.bench.chores import Chores
-from tests.bench.floor import Floor
+from tests.bench.floor import BridgeFloor, Floor, PtpFloor
 
 VERBS = ("ADD", "CHECK", "DEL")
 TYPES: dict[str, dict[str, object]] = {
@@ -53,13 +56,21 @@ CHAINED: dict[str, dict[str, object]] = {
 }
 """Measured on an interface that is there."""
 VERSION = "1.0.0"
+PODS = 4
+"""That come one right after the other."""
+IN_A_ROW = "in a row"
+"""What is said of them, but the first."""
+PLACES = [f"bench{n}" for n in range(PODS)]
+"""Their namespaces."""
+SHARED = ("host-device", *CHAINED)
+"""Of whose device or interface there is only one."""
 
 
 class Contestant(Protocol):
-    """Who makes and removes one attachment after another, all of one configuration."""
+    """Who makes and removes attachments, all of one configuration."""
 
     def run(self, verb: str, environment: Mapping[str, str]) -> float:
-        """Milliseconds of a verb; CHECK and DEL are about the attachment that ADD was about."""
+        """Milliseconds of a verb; CHECK and DEL are about what the container's ADD was about."""
         ...
 
 
@@ -74,7 +85,7 @@ class Ours:
         self.plugin = parse_plugin(json.dumps(config).encode(), "network bench")
         self.previous = results.parse(previous, VERSION) if previous is not None else None
         self.memory = Memory(is_remembering=True)
-        self.result: Mapping[str, object] | None = None
+        self.results: dict[str, Mapping[str, object]] = {}
 
     def run(self, verb: str, environment: Mapping[str, str]) -> float:
         """As a request's part that is about the attachment."""
@@ -82,8 +93,9 @@ class Ours:
         call = partial(construct, request=request, memory=self.memory, timeline=Timeline())
         plan = self._plan(request)
         (record,) = execute.records_of(plan, "bench", (), "")
-        kept = replace(record, result=self.result)
+        kept = replace(record, result=self.results.get(request.container_id))
         made: tuple[Result, ...] = ()
+        put_off()
         started = time.perf_counter()
         with Namespaces(request.netns) as namespaces:
             if verb == "ADD":
@@ -95,8 +107,9 @@ class Ours:
                 if errors:
                     raise join(errors)
         ms = (time.perf_counter() - started) * 1000
+        catch_up()
         if made:
-            self.result = results.to_json(made[0], NEWEST)
+            self.results[request.container_id] = results.to_json(made[0], NEWEST)
         return ms
 
     def _plan(self, request: Request) -> Plan:
@@ -131,11 +144,12 @@ class Theirs:
         self.binary = binary
         self.config = config
         self.previous = previous
-        self.printed: object = None
+        self.printed: dict[str, object] = {}
 
     def run(self, verb: str, environment: Mapping[str, str]) -> float:
         """From the start of its process to the end."""
-        before = self.previous if verb == "ADD" else self.printed
+        container_id = environment["CNI_CONTAINERID"]
+        before = self.previous if verb == "ADD" else self.printed[container_id]
         given = self.config if before is None else {**self.config, "prevResult": before}
         stdin = json.dumps(given).encode()
         started = time.perf_counter()
@@ -144,16 +158,34 @@ class Theirs:
         ).stdout
         ms = (time.perf_counter() - started) * 1000
         if verb == "ADD":
-            self.printed = json.loads(printed)
+            self.printed[container_id] = json.loads(printed)
         return ms
 
 
-def measure(contestant: Contestant, plugin_type: str, container_id: str, path: str) -> list[float]:
-    """Milliseconds of ADD, CHECK and DEL of one attachment."""
-    place = "chained" if plugin_type in CHAINED else "bench"
-    environment = {"CNI_CONTAINERID": container_id, "CNI_NETNS": f"/run/netns/{place}", "CNI_IFNAME": "eth0"}
-    environment |= {"CNI_PATH": path, "PATH": os.environ["PATH"]}
-    return [contestant.run(verb, {**environment, "CNI_COMMAND": verb}) for verb in VERBS]
+def measure(contestant: Contestant, plugin_type: str, name: str, path: str) -> list[list[float]]:
+    """Milliseconds of ADD, CHECK and DEL, each of one pod after the other."""
+    pods = ["chained"] if plugin_type in CHAINED else PLACES[: 1 if plugin_type in SHARED else PODS]
+    environment = {"CNI_IFNAME": "eth0", "CNI_PATH": path, "PATH": os.environ["PATH"]}
+    return [
+        [
+            contestant.run(
+                verb,
+                {
+                    **environment,
+                    "CNI_COMMAND": verb,
+                    "CNI_CONTAINERID": f"{name}-{pod}",
+                    "CNI_NETNS": f"/run/netns/{pod}",
+                },
+            )
+            for pod in pods
+        ]
+        for verb in VERBS
+    ]
+
+
+def told_apart(who: str, rest: str, times: list[float]) -> dict[str, list[float]]:
+    """The samples of the first pod, and of those that came right after it."""
+    return {f"{who}/{rest}": times[:1], f"{who}, {IN_A_ROW}/{rest}": times[1:]}
 
 
 def contestants_of(plugin_type: str, directory: Path, path: str) -> dict[str, Contestant]:
@@ -192,14 +224,16 @@ def chained() -> None:
         configure.configure(namespaces, link.veth_indexes(reply)[1], "eth0", result)
 
 
-def links() -> int:
-    """A master and a bridge for the floor on the node; the bridge's index."""
+def links() -> link.Link:
+    """A master on the node, and the floor's bridge, which is a gateway."""
     with Socket.open_host() as host:
         pairs = [link.create_pair("up0", "sw0"), link.create_pair("dev0", "dev1")]
         host.request([*pairs, link.create_bridge("br9")])
         for name in ("up0", "sw0", "dev1", "br9"):
             host.request([link.set_link(link.require(host, name, "link").index, is_up=True)])
-        return link.require(host, "br9", "bridge").index
+        bridge = link.require(host, "br9", "bridge")
+        host.request([address.add(bridge.index, ip_interface("10.100.0.1/24"))])
+        return bridge
 
 
 def run(rounds: int, path: str) -> dict[str, list[float]]:
@@ -209,27 +243,50 @@ def run(rounds: int, path: str) -> dict[str, list[float]]:
     The reference plugins are looked for in `path`.
     """
     samples: dict[str, list[float]] = defaultdict(list)
-    netns.create("/run/netns/bench")
-    floor = Floor(netns.open_netns("/run/netns/bench"), links())
     netns.create("/run/netns/chained")
+    for each in PLACES:
+        netns.create(f"/run/netns/{each}")
+    bridge = links()
+    pods = [netns.open_netns(f"/run/netns/{each}") for each in PLACES]
+    floors = [Floor(each, bridge.index) for each in pods]
+    own_floors: dict[str, Sequence[Floor]] = {
+        "bridge": [BridgeFloor(each, bridge) for each in pods],
+        "ptp": [PtpFloor(each, number) for number, each in enumerate(pods)],
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        chores = Chores("/run/netns/bench", Path(scratch) / "chores")
+        chores = [Chores(f"/run/netns/{each}", Path(scratch) / f"chores-{each}") for each in PLACES]
         contestants = {each: contestants_of(each, Path(scratch), path) for each in (*TYPES, *CHAINED)}
         for n in range(rounds + 1):
-            found = {"chores//ADD": chores.add(), "chores//DEL": chores.delete()}
-            found["floor//ADD"] = floor.add()
-            found["floor//DEL"], found["floor acknowledged//DEL"] = floor.delete()
+            found = least(floors, own_floors, chores)
             for plugin_type in (*TYPES, *CHAINED):
                 for who, contestant in contestants[plugin_type].items():
-                    chained()
+                    if plugin_type in CHAINED:
+                        chained()
                     try:
-                        times = measure(contestant, plugin_type, f"c{n}", path)
+                        measured = measure(contestant, plugin_type, f"c{n}", path)
                     except subprocess.CalledProcessError:  # an older one does not know every key
                         continue
-                    found |= {f"{who}/{plugin_type}/{v}": t for v, t in zip(VERBS, times, strict=True)}
-            for key, value in found.items():
-                samples[key].extend([value] if n else [])
-    return samples
+                    for verb, times in zip(VERBS, measured, strict=True):
+                        found |= told_apart(who, f"{plugin_type}/{verb}", times)
+            for key, values in found.items():
+                samples[key].extend(values if n else [])
+    return {key: values for key, values in samples.items() if values}
+
+
+def least(
+    floors: Sequence[Floor], own_floors: Mapping[str, Sequence[Floor]], chores: Sequence[Chores]
+) -> dict[str, list[float]]:
+    """What the pods' ADDs and DELs cost anybody; the DELs are announced, and acknowledged."""
+    found = told_apart("chores", "/ADD", [each.add() for each in chores])
+    found |= told_apart("chores", "/DEL", [each.delete() for each in chores])
+    for plugin_type, own in own_floors.items():
+        found |= told_apart("floor", f"{plugin_type}/ADD", [each.add() for each in own])
+        for each in own:
+            each.delete()
+    found |= told_apart("floor", "/ADD", [each.add() for each in floors])
+    announced, acknowledged = zip(*[each.delete() for each in floors], strict=True)
+    found |= told_apart("floor", "/DEL", list(announced))
+    return found | told_apart("floor acknowledged", "/DEL", list(acknowledged))
 
 
 def run_aside(rounds: int, path: str) -> dict[str, list[float]]:

@@ -2,12 +2,12 @@
 The report as text: tables of medians and ratios, and what was aimed at beside what was reached.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.node import SIZES
-from tests.bench.plugins import CHAINED, TYPES
+from tests.bench.plugins import CHAINED, IN_A_ROW, PODS, SHARED, TYPES
 
 BEGIN, END = "<!-- figures of `make bench` -->", "<!-- end of the figures -->"
 CONTESTANTS = ("ours", "Multus thick", "Multus thin")
@@ -248,17 +248,32 @@ def _clusters(d: Document) -> Iterator[str]:
 
 def _plugins(d: Document) -> Iterator[str]:
     """Each delegate in our process, without daemon and shim, beside the executed binary."""
-    found = d["plugins"]
-    floors = {"ADD": found["floor//ADD"]["p50"], "DEL": found["floor//DEL"]["p50"]}
-    least = {verb: floors[verb] + found[f"chores//{verb}"]["p50"] for verb in floors}
-    yield f"kernel alone: ADD {floors['ADD']:.2f}, DEL announced {floors['DEL']:.2f}"
-    yield f"with sockets and host-local's files: ADD {least['ADD']:.2f}, DEL {least['DEL']:.2f}"
+    every = [*TYPES, *CHAINED]
+    yield from _beside_reference(d["plugins"], "one plugin, in this process", "", every)
+    yield ""
+    in_a_row = [each for each in TYPES if each not in SHARED]
+    title = f"{PODS - 1} pods right after it"
+    yield from _beside_reference(d["plugins"], title, f", {IN_A_ROW}", in_a_row)
+
+
+def _beside_reference(found: Document, title: str, manner: str, types: Sequence[str]) -> Iterator[str]:
+    def median(who: str, rest: str) -> float:
+        value: float = found[f"{who}{manner}/{rest}"]["p50"]
+        return value
+
+    floors = {verb: median("floor", f"/{verb}") for verb in ("ADD", "DEL")}
+    least = {verb: floors[verb] + median("chores", f"/{verb}") for verb in floors}
     heads = f"{'ours':>10}{'reference':>12}{'/reference':>12}{'/kernel':>10}{'/with files':>14}"
-    yield f"{'one plugin, in this process':28}{heads}"
-    for plugin_type in (*TYPES, *CHAINED):
+    yield f"{title:28}{heads}"
+    told = ", ".join(f"{verb} {floors[verb]:.2f} and {least[verb]:.2f}" for verb in floors)
+    yield f"kernel alone, and with sockets and host-local's files: {told}"
+    own = {each: median("floor", f"{each}/ADD") + least["ADD"] - floors["ADD"] for each in ("bridge", "ptp")}
+    told = ", ".join(f"{plugin_type} {ms:.2f}" for plugin_type, ms in own.items())
+    yield f"with all that the delegate asks the kernel for an ADD, and no delegate: {told}"
+    for plugin_type in types:
         for verb in ("ADD", "CHECK", "DEL"):
-            mine = found[f"ours/{plugin_type}/{verb}"]["p50"]
-            other = found.get(f"reference/{plugin_type}/{verb}", {}).get("p50")
+            mine = median("ours", f"{plugin_type}/{verb}")
+            other = found.get(f"reference{manner}/{plugin_type}/{verb}", {}).get("p50")
             compared = f"{other:12.2f}{ratio(mine / other, True):>12}" if other else f"{'-':>12}{'-':>12}"
             is_compared = verb in floors and plugin_type in TYPES
             above = [f"{mine / each[verb]:.1f}" if is_compared else "-" for each in (floors, least)]

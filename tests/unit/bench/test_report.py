@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.bench import plot, report
-from tests.bench.plugins import CHAINED, TYPES
+from tests.bench.plugins import CHAINED, IN_A_ROW, TYPES
 
 README = Path(__file__).parents[3] / "README.md"
 
@@ -25,7 +25,11 @@ def document() -> dict[str, Any]:
     """A run without anybody to be compared with but the kernel."""
     whose = [f"{who}/{verb}" for who in ("ours", "floor") for verb in VERBS]
     interfaces = {f"{each}/{n}": {"p50": float(n), "p99": 9.0} for each in whose for n in (1, 2, 4, 8)}
-    every = [f"ours/{each}/{verb}" for each in (*TYPES, *CHAINED) for verb in VERBS]
+    least = [f"{who}{{}}//{verb}" for who in ("floor", "chores") for verb in ("ADD", "DEL")]
+    least += [f"ours{{}}/{each}/{verb}" for each in (*TYPES, *CHAINED) for verb in VERBS]
+    least += ["floor{}/bridge/ADD", "floor{}/ptp/ADD"]
+    every = [each.format("") for each in least]
+    in_a_row = [each.format(f", {IN_A_ROW}") for each in least]
     return {
         "machine": {"kernel": "6.18", "python": "3.11.2", "cores": 2},
         "peers": {"reference plugins": "v1.9.1"},
@@ -38,7 +42,7 @@ def document() -> dict[str, Any]:
         },
         "latencies": samples(*(f"ours/{verb}/{n}" for verb in VERBS for n in (0, 5, 50))),
         "executed": samples("ours, executed/ADD", "ours, executed/DEL"),
-        "plugins": samples("floor//ADD", "floor//DEL", "chores//ADD", "chores//DEL", *every),
+        "plugins": {**samples(*every), **samples(*in_a_row, ms=0.5)},
         "memory": {"ours": {"at rest": 30.0, "50 at once": 33.0, "after 1 000 pods": 34.0}},
         "pairs": {"every": 1000, "mb": [34.0, 34.0, 34.5]},
         "growth": {"pods": {"0": samples(*VERBS), "5000": samples(*VERBS)}, "mb": 36.0},
