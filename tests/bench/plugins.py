@@ -7,6 +7,7 @@ comes after other programs; the others are a burst. IPAM is host-local for ours 
 the floor has none, the chores have its files.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -290,6 +291,15 @@ def least(
 
 
 def run_aside(rounds: int, path: str) -> dict[str, list[float]]:
-    """As run(), on a thread like a daemon's: the main one waits for announcements as well."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run, rounds, path).result()
+    """
+    As run(), on a thread like a daemon's: the main one waits for announcements as well.
+
+    And as in a daemon, what was there before is not looked at by each collection of garbage.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(run, rounds, path).result()
+    finally:
+        gc.unfreeze()
