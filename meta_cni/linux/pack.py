@@ -15,7 +15,8 @@ ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 NUMBER = struct.Struct("=HHI")  # one with a number of 32 bits
 PADDING = (b"", bytes(3), bytes(2), bytes(1))
 NLA_TYPE_MASK = 0x3FFF
-MOST_LAYOUTS = 256
+MOST_LAYOUTS, AS_LONG = 256, 4
+"""Lengths whose layouts are remembered, and layouts of one length."""
 FEW_BYTES = 64
 """Of attributes that one goes along as fast."""
 IFINFOMSG = struct.Struct("=BxHiII")  # struct ifinfomsg, <linux/rtnetlink.h>
@@ -93,9 +94,9 @@ class _Layout(NamedTuple):
     places: dict[int, slice]
 
 
-_LAYOUTS: dict[tuple[int, int], _Layout | None] = {}
+_LAYOUTS: dict[tuple[int, int], tuple[_Layout, ...]] = {}
 """
-By a message's length and where its attributes begin; None where such a message was seen once.
+By a message's length and where its attributes begin; empty where such a message was seen once.
 
 A cache and no state: with anything in it, what is found in a message is the same.
 """
@@ -106,19 +107,23 @@ def _places(data: bytes, offset: int) -> dict[int, slice]:
     Where the attributes' values are, by their numbers.
 
     A link has forty, one behind the other: to go along them takes Python ten times as long as to see
-    that all of their headers are as in the message before, which one call of struct does. Messages of
-    a kind are laid out alike, but for the lengths of names.
+    that all of their headers are as in a message before, which one call of struct does. Messages of
+    a kind are laid out alike, but for the lengths of names, so few are as long and laid out otherwise.
     """
     if len(data) < FEW_BYTES:
         return _walk(data, offset)[1]
     key = len(data), offset
     known = _LAYOUTS.get(key)
-    if known is not None and known.headers.unpack_from(data) == known.told:
-        return known.places
+    for each in known or ():
+        if each.headers.unpack_from(data) == each.told:
+            return each.places
     headers, places = _walk(data, offset)
-    _LAYOUTS[key] = _layout(headers, places) if known is None and key in _LAYOUTS else None
-    if len(_LAYOUTS) > MOST_LAYOUTS:
-        _LAYOUTS.clear()
+    if known is None:
+        if len(_LAYOUTS) >= MOST_LAYOUTS:
+            _LAYOUTS.clear()
+        _LAYOUTS[key] = ()
+    else:
+        _LAYOUTS[key] = (*known, _layout(headers, places))[-AS_LONG:]
     return places
 
 

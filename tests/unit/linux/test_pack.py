@@ -104,6 +104,34 @@ def test_a_message_that_is_cut_off_is_not_taken_for_a_whole_one():
             assert dict(pack.split(message, 16)) == pack.attributes(message, 16)
 
 
+def test_messages_of_one_length_in_turn_are_gone_along_twice_at_most(mocker):
+    """The ports of two bridges may be as long, and be laid out otherwise."""
+    pack._LAYOUTS.clear()
+    layouts = [[(n, bytes(8))] * n for n in range(1, 1 + pack.AS_LONG)]
+    messages = [of_one_length(each) for each in layouts]
+    went = mocker.spy(pack, "_walk")
+
+    for _ in range(5):
+        for each, layout in zip(messages, layouts, strict=True):
+            assert {layout[0][0], 0x3FFF} == set(pack.attributes(each, 16))
+
+    assert went.call_count <= 2 * len(messages)
+
+
+def test_a_new_layout_takes_the_place_of_the_oldest_of_its_length(mocker):
+    """A node's bridges come and go."""
+    pack._LAYOUTS.clear()
+    for n in range(1, 4 * pack.AS_LONG):
+        for _ in range(2):
+            pack.attributes(of_one_length([(n, bytes(8))]), 16)
+    went = mocker.spy(pack, "_walk")
+
+    assert {n, 0x3FFF} == set(pack.attributes(of_one_length([(n, bytes(8))]), 16))
+
+    assert 0 == went.call_count
+    assert pack.AS_LONG == max(map(len, pack._LAYOUTS.values()))
+
+
 def test_few_layouts_are_remembered():
     """A node may have links with names of any length."""
     for length in range(100, 100 + 8 * pack.MOST_LAYOUTS, 4):
