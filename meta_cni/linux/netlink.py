@@ -174,9 +174,10 @@ class Socket:
             replies += self._exchange(batch[start : start + BATCH])
         for place, reply in enumerate(replies):
             request = reply.request
-            if reply.errno and reply.errno not in request.tolerate:
-                raise KernelError(str(request), reply.errno, reply.extack)
-            if request.lookup is not None and not reply.echoed and not reply.errno:
+            if reply.errno:
+                if reply.errno not in request.tolerate:
+                    raise KernelError(str(request), reply.errno, reply.extack)
+            elif request.lookup is not None and not reply.echoed:
                 (replies[place],) = self.request([request.lookup()])
         return replies
 
@@ -189,24 +190,24 @@ class Socket:
         """
         if self._sequence > LAST_SEQUENCE:
             self._sequence = 0
-        before, last = self._sequence, batch[-1]
-        datagram = [
-            encode(each.message, each.type, each.flags | NLM_F_REQUEST, number)
-            for number, each in enumerate(batch[:-1], before + 1)
-        ]
-        self._sequence += len(batch)
-        flags = last.flags | (NLM_F_REQUEST if last.is_question else REQUEST_AND_ACK)
-        datagram.append(encode(last.message, last.type, flags, self._sequence))
-        if last.is_dump:
+        before = number = self._sequence
+        last = before + len(batch)
+        datagram: list[bytes] = []
+        for each in batch:
+            number += 1
+            flags = each.flags | (NLM_F_REQUEST if number < last or each.is_question else REQUEST_AND_ACK)
+            datagram.append(encode(each.message, each.type, flags, number))
+        self._sequence = last
+        if batch[-1].is_dump:
             self._be_strict()
         self._send(b"".join(datagram), batch[0])
         replies = [Reply(each) for each in batch]
         final = replies[-1]
         while not final.is_complete:
             for (_, kind, flags, answered, _), body in self._receive(batch[0]):
-                if before < answered <= self._sequence:
+                if before < answered <= last:
                     replies[answered - before - 1].take(kind, flags, body)
-        self._answered = self._sequence
+        self._answered = last
         return replies
 
     def delete_links(
