@@ -61,6 +61,7 @@ from meta_cni.linux import link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.logs import log_to
 from meta_cni.metrics import BUILT_IN, Timeline
+from meta_cni.quick import quick
 from meta_cni.recent import Recent
 from meta_cni.settings import Settings
 from meta_cni.shim import is_shim
@@ -371,6 +372,7 @@ def _variables(request: Request, record: Record, netns_path: str) -> dict[str, s
     }
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Timed:
     """A delegate whose calls are told to the request's timeline."""

@@ -19,6 +19,7 @@ from meta_cni.cni.result import Interface, Result
 from meta_cni.linux import configure, link
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
+from meta_cni.quick import quick
 
 Valid = frozenset[tuple[str, str]]
 """(container id, interface) of every attachment that a GC must leave alone."""
@@ -45,6 +46,7 @@ class Addresses(Protocol):
         ...
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """Everything a delegate may know about the interface it makes."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from meta_cni.quick import quick
 from meta_cni.recent import Recent
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ NETWORKS = 1000
 VERBS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Ran:
     """One plugin of one attachment, as it ran."""

@@ -41,6 +41,7 @@ FLOORS = {
     "meta_cni.metrics": 0,
     "meta_cni.picture": 0,
     "meta_cni.shim": 0,
+    "meta_cni.quick": -1,
     "meta_cni.recent": -1,
     "meta_cni": -1,
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from meta_cni.cni.errors import BadEnvironment
+from meta_cni.quick import quick
 
 NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")  # CNI specification: names and container ids
 IFNAMSIZ = 16  # <linux/if.h>, with the closing zero
@@ -29,6 +30,7 @@ NEEDED = {
 """The variables each verb cannot do without; the verbs are the keys."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Request:
     """One call of a runtime; variables that its verb does not need are empty when absent."""

@@ -8,7 +8,7 @@ on the way out, as the specification's conversion does (CNI 1.1.0, "Success" and
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -24,6 +24,7 @@ from ipaddress import (
 
 from meta_cni.cni.errors import DecodeFailure
 from meta_cni.cni.version import WHEN_ABSENT, at_least, require_supported
+from meta_cni.quick import quick
 
 Address = IPv4Address | IPv6Address
 InterfaceAddress = IPv4Interface | IPv6Interface
@@ -44,6 +45,7 @@ LARGEST_U32 = 2**32 - 1  # RTA_PRIORITY, RTA_TABLE and RTAX_ADVMSS are u32, <lin
 LARGEST_SCOPE = 255  # rtm_scope is a byte, <linux/rtnetlink.h>
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Interface:
     """One link; an empty `sandbox` (netns path) means that it is on the host."""
@@ -56,6 +58,7 @@ class Interface:
     pci_id: str = ""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class IPConfig:
     """One address with its prefix, its gateway, and the index of its interface in the result."""
@@ -65,6 +68,7 @@ class IPConfig:
     interface: int | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Route:
     """A route in the sandbox; without `gateway` the first one of its family in `ips` is used."""
@@ -88,6 +92,7 @@ class Route:
         return self.table in (None, 0, 254)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class DNS:
     """What the pod's resolver shall be told."""
@@ -101,6 +106,10 @@ class DNS:
         return bool(self.nameservers or self.domain or self.search or self.options)
 
 
+NO_DNS = DNS()
+
+
+@quick
 @dataclass(frozen=True, slots=True)
 class Result:
     """What an ADD did: interfaces, addresses, routes and DNS."""
@@ -108,7 +117,7 @@ class Result:
     interfaces: tuple[Interface, ...] = ()
     ips: tuple[IPConfig, ...] = ()
     routes: tuple[Route, ...] = ()
-    dns: DNS = field(default_factory=DNS)
+    dns: DNS = NO_DNS
 
     def of(self, *interfaces: Interface) -> "Result":
         """The same, of these interfaces."""

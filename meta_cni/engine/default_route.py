@@ -22,10 +22,12 @@ from meta_cni.engine.plan import DefaultRoute
 from meta_cni.linux import link, route
 from meta_cni.linux.netlink import Socket
 from meta_cni.linux.route import ANYWHERE, Route
+from meta_cni.quick import quick
 
 IPV6_METRIC = 1024  # IP6_RT_PRIO_USER, <net/ip6_route.h>: what the kernel gives a route without a metric
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Brought:
     """The default routes that came with one attachment."""

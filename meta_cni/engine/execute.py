@@ -24,6 +24,7 @@ from meta_cni.engine.plan import DefaultRoute, Plan, Step
 from meta_cni.engine.status import complete
 from meta_cni.linux import address, device, link
 from meta_cni.linux.namespaces import Namespaces
+from meta_cni.quick import quick
 
 AT_ONCE = 8
 Task = TypeVar("Task")
@@ -34,6 +35,7 @@ Construct = Callable[[Record, Executed, PluginConfig, Namespaces], Delegate]
 """Make the delegate of one plugin; raises BadConfig when its configuration is wrong."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """An attachment whose delegates are constructed and which has touched nothing yet."""

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from meta_cni.cni.errors import DamagedEntry, IOFailure, TryAgainLater
+from meta_cni.quick import quick
 
 FORMAT = 1
 ENTRY, RESULTS = f"meta-cni {FORMAT}", f"meta-cni {FORMAT} results"
@@ -41,6 +42,7 @@ INTERFACE = re.compile(rb'"interface":"([^"]+)"')
 """As an entry has it."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Executed:
     """One plugin of an attachment, as it was run."""
@@ -53,6 +55,7 @@ class Executed:
     ipam_policy: str = "auto"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Record:
     """One attachment: all that CHECK and DEL need."""
@@ -95,6 +98,7 @@ class Record:
         return all(each.is_builtin for each in self.executed)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Everything recorded for one sandbox."""

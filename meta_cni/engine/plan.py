@@ -17,6 +17,7 @@ from meta_cni.engine import device_info, order
 from meta_cni.engine.networks import Network
 from meta_cni.engine.selection import Selection
 from meta_cni.k8s.allocation import Allocated
+from meta_cni.quick import quick
 from meta_cni.settings import Settings
 
 FAMILIES = (4, 6)
@@ -31,6 +32,7 @@ LEGACY_ARGS = {"ips": "IP", "mac": "MAC"}
 """Capability arguments that are also sent by CNI_ARGS, as Multus does."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Execution:
     """One plugin of a network: what it gets, and whether it runs in this process."""
@@ -49,6 +51,7 @@ Choose = Callable[[PluginConfig, str, str], Execution]
 """(plugin, its policy, its IPAM's policy) -> how it runs; raises BadConfig when it cannot run at all."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Step:
     """One attachment."""
@@ -82,6 +85,7 @@ class Step:
     """Attached behind those with a lower one, detached before them."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class DefaultRoute:
     """Who has the default route of one family."""
@@ -95,6 +99,7 @@ class DefaultRoute:
     """A selection asked for it; without a route of its own the default network keeps it."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything an ADD will do."""
@@ -109,6 +114,7 @@ class Plan:
     default_routes: tuple[DefaultRoute, ...]
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A network to attach to, and the selection that asked for it (None: every pod gets it)."""

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from meta_cni.cni.result import DNS, IPConfig, Result, merge
 from meta_cni.cni.result import Interface as ResultInterface
 from meta_cni.linux.device import is_pci_address
+from meta_cni.quick import quick
 
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Attached:
     """One finished attachment, as far as others are told of it."""

@@ -22,12 +22,13 @@ from meta_cni.cni.errors import (
     NotAvailable,
     join,
 )
-from meta_cni.cni.result import DNS, Address, IPConfig, Result, Route
+from meta_cni.cni.result import DNS, NO_DNS, Address, IPConfig, Result, Route
 from meta_cni.ipam import keys, ranges, reservations
 from meta_cni.ipam.directories import Contents, Directories
 from meta_cni.ipam.ranges import Range, RangeSet
 from meta_cni.ipam.reservations import Reservation
 from meta_cni.linux.address import interface_address
+from meta_cni.quick import quick
 
 DATA_DIRECTORY = "/var/lib/cni/networks"
 KEYS = (
@@ -35,7 +36,6 @@ KEYS = (
     *("routes", "dataDir", "resolvConf"),
 )
 WRITE_TRIES = 16
-NO_DNS = DNS()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Options:
     requested: tuple[Address, ...] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class HostLocal:
     """The addresses of one attachment."""

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from meta_cni.cni.errors import CNIError, IOFailure, TryAgainLater, join
 from meta_cni.cni.result import Address
+from meta_cni.quick import quick
 
 LOCK = "lock"
 LAST_RESERVED = "last_reserved_ip."
@@ -36,6 +37,7 @@ WITHOUT_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, e
 """open(2) where a file system has none, linkat(2) without /proc or across mounts."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """One address that is taken; `interface` is empty where an old version wrote none."""

@@ -16,6 +16,7 @@ from meta_cni.cni.result import Address as IPAddress
 from meta_cni.cni.result import InterfaceAddress
 from meta_cni.linux import pack
 from meta_cni.linux.netlink import HEADER, NLM_F_CREATE, NLM_F_EXCL, Reply, Request, Socket, dump_of
+from meta_cni.quick import quick
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22  # <linux/rtnetlink.h>
 IFADDRMSG = struct.Struct("=BBBBI")  # struct ifaddrmsg, <linux/if_addr.h>
@@ -23,6 +24,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_CACHEINFO, IFA_FLAGS = 1, 
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE, IFA_F_PERMANENT = 0x02, 0x08, 0x40, 0x80
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Address:
     """One address of a link."""

@@ -27,6 +27,7 @@ from meta_cni.linux.netlink import (
     decode,
     random_suffix,
 )
+from meta_cni.quick import quick
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18  # <linux/rtnetlink.h>
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200  # <linux/if.h>
@@ -67,6 +68,7 @@ QUEUES = 1
 WITHOUT_STATISTICS = pack.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Link:
     """One link as the kernel tells it; indexes are 0 where there is none."""

@@ -13,7 +13,7 @@ import socket as sockets
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -63,7 +63,7 @@ class Request:
     message: Message
     type: int
     flags: int = 0
-    tolerate: frozenset[int] = field(default_factory=frozenset)
+    tolerate: frozenset[int] = frozenset()
     """Error numbers that count as success."""
     lookup: "Callable[[], Request] | None" = None
     """Asked when nothing was echoed: before Linux 6.2 the kernel echoes no RTM_NEWLINK."""

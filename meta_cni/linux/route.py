@@ -15,6 +15,7 @@ from meta_cni.cni.errors import KernelError
 from meta_cni.cni.result import Address, Network
 from meta_cni.linux import pack
 from meta_cni.linux.netlink import HEADER, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request, Socket
+from meta_cni.quick import quick
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26  # <linux/rtnetlink.h>
 RTMSG = struct.Struct("=BBBBBBBBI")  # struct rtmsg
@@ -32,6 +33,7 @@ FAMILIES = {4: sockets.AF_INET, 6: sockets.AF_INET6}
 ANYWHERE: dict[int, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Route:
     """One next hop to a destination."""

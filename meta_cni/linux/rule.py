@@ -15,6 +15,7 @@ from meta_cni.cni.result import Address, Network
 from meta_cni.linux import pack
 from meta_cni.linux.netlink import HEADER, NLM_F_CREATE, NLM_F_EXCL, Request, Socket
 from meta_cni.linux.route import FAMILIES, RT_TABLE_COMPAT
+from meta_cni.quick import quick
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34  # <linux/rtnetlink.h>
 HEAD = struct.Struct("=BBBBBxxBI")  # struct fib_rule_hdr, <linux/fib_rules.h>
@@ -27,6 +28,7 @@ BY_SOURCE = frozenset((FRA_SRC, FRA_PRIORITY, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE,
 """The attributes of a rule that asks for the source alone."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What comes from some addresses is looked up in a table."""
