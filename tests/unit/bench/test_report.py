@@ -84,6 +84,19 @@ def test_who_is_not_there_is_not_compared_with(document: dict[str, Any]):
     assert "kernel alone" in text
 
 
+def test_pods_in_a_row_are_compared_with_what_others_take_in_a_row(document: dict[str, Any]):
+    """Everybody is faster there."""
+    document["plugins"] |= samples("ours, in a row/bridge/ADD", ms=1.5)
+    document["plugins"] |= samples("reference, in a row/bridge/ADD", ms=6.0)
+
+    rows = [each for each in report.text(document).splitlines() if each.startswith("bridge          ADD")]
+
+    assert [
+        ["1.00", "-", "-", "1.0", "0.5"],
+        ["1.50", "6.00", "1/4.0", "3.0", "1.5"],
+    ] == [each.split()[2:] for each in rows]
+
+
 def test_a_large_cluster_is_told_beside_an_empty_one(document: dict[str, Any]):
     """Megabytes and milliseconds alone depend on the machine."""
     text = report.text(document)
