@@ -18,12 +18,14 @@ def quick(cls: Class) -> Class:
     """
     The same class, of which instances are made by `__new__` alone; above @dataclass(frozen=True, slots=True).
 
-    Raises TypeError for what it does not know: a base class, `__post_init__`, fields that are
-    keyword-only or not given to the constructor.
+    Raises TypeError for what it does not know: one that is not frozen, a base class, `__post_init__`,
+    fields that are keyword-only or not given to the constructor.
     """
     own = fields(cls)
     is_plain = all(each.init and not each.kw_only for each in own) and not hasattr(cls, "__post_init__")
-    if not is_plain or cls.__bases__ != (object,) or tuple(cls.__dict__.get("__slots__", ())) != _names(own):
+    is_laid_out = cls.__bases__ == (object,) and tuple(cls.__dict__.get("__slots__", ())) == _names(own)
+    is_frozen = cls.__dict__["__dataclass_params__"].frozen
+    if not (is_plain and is_laid_out and is_frozen):
         raise TypeError(f"make {cls.__name__} quickly: expected a plain frozen dataclass with slots")
     made = _constructor(cls, own)
     made.__qualname__ = f"{cls.__qualname__}.__new__"

@@ -11,12 +11,12 @@ from collections.abc import Collection, Sequence
 from meta_cni.cni.result import InterfaceAddress
 from meta_cni.linux import pack, sysctl
 from meta_cni.linux.netlink import HEADER, Reply, Request
+from meta_cni.linux.route import FAMILIES
 
 RTM_GETNETCONF = 82  # <linux/rtnetlink.h>
 NETCONFA_IFINDEX, NETCONFA_FORWARDING = 1, 2  # <linux/netconf.h>
 NETCONFA_IFINDEX_ALL = struct.pack("=i", -1)
 NETCONFMSG = struct.Struct("=B3x")  # struct netconfmsg with its padding
-FAMILIES = {4: 2, 6: 10}  # AF_INET, AF_INET6, <linux/socket.h>
 PATHS = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 UNTOLD = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.EPERM))
 """A kernel without IPv6, or one that tells it nobody: the parameter is looked at."""

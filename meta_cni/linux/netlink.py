@@ -273,12 +273,8 @@ class Socket:
                         raise KernelError(str(request), number, extack)
                     return
 
-    def dump(self, message: Message, type_: int, action: str) -> list[Message]:
-        """Every object of a kind; repeated while the kernel says that it changed meanwhile."""
-        return [decode(type(message), each) for each in self.dump_undecoded(message, type_, action)]
-
     def dump_undecoded(self, message: Message, type_: int, action: str) -> list[bytes]:
-        """As dump(), for a kind of message whose decoding by the library takes too long."""
+        """Every object of a kind, as it came; repeated while the kernel says that it changed meanwhile."""
         found: list[bytes] = []
         for _ in range(DUMP_TRIES):
             (reply,) = self.request([dump_of(message, type_, action)])

@@ -437,6 +437,23 @@ def test_a_node_without_ipv6_is_no_failure(
     assert ours("ptp", pod)("ADD", static({"address": "10.71.0.2/24", "gateway": "10.71.0.1"}))[1] == 0
 
 
+@pytest.mark.parametrize(
+    ("address", "gateway", "expected"),
+    [("10.71.0.2/24", "10.71.0.1", "1"), ("fd00:71::2/64", "fd00:71::1", "0")],
+)
+def test_duplicates_of_the_node_s_own_address_are_looked_for_unless_the_pod_needs_it_at_once(
+    pod: PodNetns, host: Socket, address: str, gateway: str, expected: str
+):
+    """By its link-local address it asks for the pod's; a router's word it takes in no case."""
+    sysctl.write("net/ipv6/conf/default/accept_dad", "1")
+
+    answer, code = ours("ptp", pod)("ADD", static({"address": address, "gateway": gateway}))
+
+    assert code == 0, answer
+    parameters = f"net/ipv6/conf/{answer['interfaces'][0]['name']}"
+    assert [expected, "0"] == [sysctl.read(f"{parameters}/{each}") for each in ("accept_dad", "accept_ra")]
+
+
 def test_version_is_answered_and_the_pair_is_as_asked_for(pod: PodNetns, host: Socket, tmp_path: Path):
     """MTU at both ends, one queue, the pod's end named."""
     assert b"1.1.0" in standalone.serve("ptp", environment("VERSION", pod, dict(os.environ)), b"")[0]

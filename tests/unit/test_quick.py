@@ -128,13 +128,18 @@ def without_slots() -> type:
     return dataclass(frozen=True)(type("W", (), {"__annotations__": {"a": int}}))
 
 
+def not_frozen() -> type:
+    return dataclass(slots=True)(type("W", (), {"__annotations__": {"a": int}}))
+
+
 def with_a_field_of_its_own() -> type:
     fields = {"__annotations__": {"a": int}, "a": field(init=False, default=3)}
     return dataclass(frozen=True, slots=True)(type("W", (), fields))
 
 
 @pytest.mark.parametrize(
-    "wrong", [with_post_init, with_keywords, with_a_base, without_slots, with_a_field_of_its_own]
+    "wrong",
+    [with_post_init, with_keywords, with_a_base, without_slots, not_frozen, with_a_field_of_its_own],
 )
 def test_what_it_does_not_know_is_refused(wrong):
     """When the class is made, not when it is used."""
