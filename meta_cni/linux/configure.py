@@ -22,7 +22,7 @@ from meta_cni.cni.result import Route as ResultRoute
 from meta_cni.linux import address, link, route, rule, sysctl, vrf
 from meta_cni.linux.layer3 import NOTHING, Layer3
 from meta_cni.linux.link import Link
-from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux.namespaces import Left, Namespaces
 from meta_cni.linux.netlink import Request
 from meta_cni.linux.route import RT_SCOPE_LINK, RT_TABLE_MAIN, Route
 
@@ -235,12 +235,14 @@ def announce(
     may have changed it.
     """
 
-    def work() -> None:
+    def work(left: Left) -> None:
         if carrier_wait_s:
             _await_carrier(interface, carrier_wait_s)
-        tell(interface, addresses)
+        tell(interface, addresses, left)
 
-    if addresses:
+    if addresses and carrier_wait_s:
+        namespaces.later_aside(work)
+    elif addresses:
         namespaces.later(work)
 
 
@@ -255,15 +257,20 @@ def _await_carrier(interface: str, wait_s: float) -> None:
             time.sleep(CARRIER_POLL_S)
 
 
-def tell(interface: str, addresses: Sequence[IPConfig]) -> list[KernelError]:
-    """As announce(), from the namespace of the calling thread; what could not be sent is returned."""
+def tell(interface: str, addresses: Sequence[IPConfig], left: Left) -> list[KernelError]:
+    """
+    As announce(), from the namespace of the calling thread; what could not be sent is returned.
+
+    `left` has what was left open there before, and gets the packet socket, which is one for all: to
+    close one takes the kernel 10 ms (packet_release() waits for RCU).
+    """
     errors: list[KernelError] = []
     for each in addresses:
         try:
             if isinstance(each.address.ip, IPv6Address):
                 _advertise(each.address.ip, interface)
             else:
-                _arp(each.address.ip.packed, interface)
+                _arp(_packet_socket(left), each.address.packed, interface)
         except OSError as error:
             errors.append(KernelError(f"announce {each.address.ip} on {interface}", error.errno or 0))
     return errors
@@ -275,13 +282,22 @@ def _mac_of(socket: sockets.socket, interface: str) -> bytes:
     return fcntl.ioctl(socket.fileno(), SIOCGIFHWADDR, request)[18:24]
 
 
-def _arp(address_bytes: bytes, interface: str) -> None:
+def _packet_socket(left: Left) -> sockets.socket:
+    """The one that is open, or a new one."""
+    for each in left:
+        if isinstance(each, sockets.socket):
+            return each
+    raw = sockets.socket(sockets.AF_PACKET, sockets.SOCK_DGRAM, 0)
+    left.append(raw)
+    return raw
+
+
+def _arp(raw: sockets.socket, address_bytes: bytes, interface: str) -> None:
     """An ARP request for one's own address (RFC 5227 section 3)."""
     broadcast = b"\xff" * 6
-    with sockets.socket(sockets.AF_PACKET, sockets.SOCK_DGRAM, 0) as raw:
-        sender = _mac_of(raw, interface) + address_bytes
-        packet = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + broadcast + address_bytes
-        raw.sendto(packet, (interface, ETH_P_ARP, 0, 0, broadcast))
+    sender = _mac_of(raw, interface) + address_bytes
+    packet = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + broadcast + address_bytes
+    raw.sendto(packet, (interface, ETH_P_ARP, 0, 0, broadcast))
 
 
 def _advertise(ip: IPv6Address, interface: str) -> None:

@@ -5,21 +5,20 @@ Most of a DEL's work needs no pod namespace, and often there is none left; so op
 for the first use, and a namespace that is gone raises NetnsGone each time.
 """
 
-import _thread
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
 
 from meta_cni.cni.errors import KernelError, NetnsGone
-from meta_cni.linux import netns
+from meta_cni.linux import netns, threads
 from meta_cni.linux.netlink import Socket
-from meta_cni.linux.netns import Answer
+from meta_cni.linux.netns import Answer, Closing
 
-LATER_S = 5.0
-"""The main thread waits so long for what is done later in the pod: the process ends with it."""
+Left = list[Closing]
+"""What a function left open because to close it takes long."""
 _THREAD = threading.local()
 
 
@@ -66,18 +65,23 @@ class Namespaces:
         """Call a function in the pod's namespace; raises NetnsGone when that is gone."""
         return netns.visit(self.pod_fd, function)
 
-    def later(self, function: Callable[[], object]) -> None:
+    def later_here(self, function: Callable[[], object]) -> None:
         """
-        As run(), but when all is closed, and on a thread; nothing that it raises is told.
+        Call a function when all is closed; nothing that it raises is told.
 
-        Nobody waits for it; where a caller waits for an answer it begins when he has that, see put_off().
+        Where a caller waits for an answer he has that by then, see put_off().
         """
+        self._later.here.append(function)
+
+    def later(self, function: Callable[[Left], object]) -> None:
+        """As later_here(), in the pod; what takes long to close the function leaves open, in its argument."""
         _ = self.pod_fd
         self._later.in_pod.append(function)
 
-    def later_here(self, function: Callable[[], object]) -> None:
-        """Call a function when all is closed, and a caller has his answer; nothing that it raises is told."""
-        self._later.here.append(function)
+    def later_aside(self, function: Callable[[Left], object]) -> None:
+        """As later(), of what takes long itself: on another thread, which only the main one waits for."""
+        _ = self.pod_fd
+        self._later.aside.append(function)
 
     @property
     def pod_fd(self) -> int:
@@ -112,7 +116,7 @@ class Namespaces:
         descriptor, later = self._fd, self._later
         self._host = self._pod = self._fd = None
         self._later = Later()
-        if later.here or later.in_pod:
+        if later.is_needed:
             _do_or_put_off(partial(later.do, descriptor))
         elif descriptor is not None:
             os.close(descriptor)
@@ -123,49 +127,57 @@ class Later:
 
     def __init__(self) -> None:
         self.here: list[Callable[[], object]] = []
-        self.in_pod: list[Callable[[], object]] = []
+        self.in_pod: list[Callable[[Left], object]] = []
+        self.aside: list[Callable[[Left], object]] = []
+
+    @property
+    def is_needed(self) -> bool:
+        """Is there anything?"""
+        return bool(self.here or self.in_pod or self.aside)
 
     def do(self, descriptor: int | None) -> None:
         """Everything, whatever fails of it; the descriptor of the pod's namespace is closed then."""
         _try_all(self.here)
-        if descriptor is not None and self.in_pod:
-            _do_aside(descriptor, self.in_pod)
-        elif descriptor is not None:
+        if descriptor is None:
+            return
+        left = _visited(descriptor, self.in_pod)
+        if left or self.aside:
+            _do_aside(partial(_end, descriptor, self.aside, left))
+        else:
             os.close(descriptor)
 
 
-def _try_all(functions: list[Callable[[], object]]) -> None:
+def _try_all(functions: Iterable[Callable[[], object]]) -> None:
     for each in functions:
         with suppress(Exception):
             each()
 
 
-def _do_aside(descriptor: int, functions: list[Callable[[], object]]) -> None:
-    """
-    On a thread that closes the descriptor and dies in the pod; dropped if there is none to be had.
+def _visited(descriptor: int, functions: list[Callable[[Left], object]]) -> Left:
+    """What the functions left open in the pod."""
+    left: Left = []
+    if functions:
+        with suppress(KernelError):
+            netns.visit(descriptor, lambda: _try_all(partial(each, left) for each in functions))
+    return left
 
-    To close a packet socket takes the kernel 10 ms. Nobody waits for it but the main thread, with
-    which the process may end.
-    """
-    is_over = _thread.allocate_lock()
-    is_over.acquire()
 
-    def work() -> None:
-        try:
-            with suppress(KernelError):
-                netns.enter(descriptor)
-                _try_all(functions)
-        finally:
-            os.close(descriptor)
-            is_over.release()
-
+def _end(descriptor: int, functions: list[Callable[[Left], object]], left: Left) -> None:
+    """What takes long: these functions in the pod, and to close all that was left open."""
     try:
-        netns.start(work)
-    except KernelError:
+        left += _visited(descriptor, functions)
+    finally:
         os.close(descriptor)
-        return
-    if threading.current_thread() is threading.main_thread():
-        is_over.acquire(timeout=LATER_S)
+        _try_all(each.close for each in left)
+
+
+def _do_aside(work: Callable[[], None]) -> None:
+    """On another thread; here if there is none to be had, or it is the main one, with which all ends."""
+    if threading.current_thread() is not threading.main_thread():
+        with suppress(KernelError):
+            threads.do(work)
+            return
+    work()
 
 
 def put_off() -> None:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from meta_cni.cni.errors import KernelError
-from meta_cni.linux import netns
+from meta_cni.linux import netns, threads
 from meta_cni.linux.pack import PADDING
 
 NETLINK_ROUTE = 0
@@ -27,13 +27,14 @@ NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP, RTNLGRP_LINK = 1, 2, 1
 RTM_DELLINK, AF_UNSPEC = 17, 0  # <linux/rtnetlink.h>, <linux/socket.h>
 NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 11, 12  # <linux/netlink.h>
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 0x1, 0x4, 0x8, 0x10
-REQUEST_AND_ACK = NLM_F_REQUEST | NLM_F_ACK
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLM_F_DUMP = 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+ENDS = frozenset((NLMSG_ERROR, NLMSG_DONE))
 NLMSGERR_ATTR_MSG = 1
 HEADER = struct.Struct("=IHHII")
+HEADER_BYTES = HEADER.size
 CODE = struct.Struct("=i")  # what NLMSG_ERROR and NLMSG_DONE begin with
 RECEIVE_BUFFER_BYTES = 1 << 20
 DATAGRAM_BYTES = 1 << 16
@@ -95,7 +96,7 @@ class Reply:
 
     def take(self, kind: int, flags: int, body: bytes) -> None:
         """Note one received message."""
-        if kind in (NLMSG_ERROR, NLMSG_DONE):
+        if kind in ENDS:
             self.errno, self.extack = _error_of(flags, body)
             self.is_complete = True
         else:
@@ -169,16 +170,17 @@ class Socket:
         The kernel goes on after a message that fails; the first failure is raised as KernelError
         when all answers have been read, so the socket stays usable.
         """
-        replies: list[Reply] = []
-        for start in range(0, len(batch), BATCH):
+        if not batch:
+            return []
+        replies = self._exchange(batch[:BATCH])
+        for start in range(BATCH, len(batch), BATCH):
             replies += self._exchange(batch[start : start + BATCH])
-        for place, reply in enumerate(replies):
-            request = reply.request
+        for reply in replies:
             if reply.errno:
-                if reply.errno not in request.tolerate:
-                    raise KernelError(str(request), reply.errno, reply.extack)
-            elif request.lookup is not None and not reply.echoed:
-                (replies[place],) = self.request([request.lookup()])
+                if reply.errno not in reply.request.tolerate:
+                    raise KernelError(str(reply.request), reply.errno, reply.extack)
+            elif reply.request.lookup is not None and not reply.echoed:
+                reply.echoed = self.request([reply.request.lookup()])[0].echoed
         return replies
 
     def _exchange(self, batch: Sequence[Request]) -> list[Reply]:
@@ -190,25 +192,20 @@ class Socket:
         """
         if self._sequence > LAST_SEQUENCE:
             self._sequence = 0
-        before = number = self._sequence
-        last = before + len(batch)
-        datagram: list[bytes] = []
-        for each in batch:
-            number += 1
-            flags = each.flags | (NLM_F_REQUEST if number < last or each.is_question else REQUEST_AND_ACK)
-            datagram.append(encode(each.message, each.type, flags, number))
-        self._sequence = last
+        before = self._sequence
+        self._sequence = last = before + len(batch)
         if batch[-1].is_dump:
             self._be_strict()
-        self._send(b"".join(datagram), batch[0])
-        replies = [Reply(each) for each in batch]
-        final = replies[-1]
+        self._send(_datagram(batch, before), batch[0])
+        replies = {number: Reply(each) for number, each in enumerate(batch, before + 1)}
+        final = replies[last]
         while not final.is_complete:
-            for (_, kind, flags, answered, _), body in self._receive(batch[0]):
-                if before < answered <= last:
-                    replies[answered - before - 1].take(kind, flags, body)
+            for header, body in self._receive(batch[0]):
+                reply = replies.get(header[3])
+                if reply is not None:
+                    reply.take(header[1], header[2], body)
         self._answered = last
-        return replies
+        return list(replies.values())
 
     def delete_links(
         self, request: Request, indexes: Iterable[int], meanwhile: Callable[[], None] = lambda: None
@@ -240,9 +237,9 @@ class Socket:
 
     def _send_aside(self, datagram: bytes, action: Request) -> None:
         """
-        On a thread that ends when the kernel is done; here, where there is none to be had.
+        On another thread; here, where there is none to be had.
 
-        Python runs one thread at a time, and a new one would not be let in before its starter waits
+        Python runs one thread at a time, and the other one would not be let in before its starter waits
         for something: so that waits until it is about to send.
         """
         has_begun = _thread.allocate_lock()
@@ -254,8 +251,8 @@ class Socket:
                 self._send(datagram, action)
 
         try:
-            _thread.start_new_thread(send, ())
-        except RuntimeError:
+            threads.do(send)
+        except KernelError:
             self._send(datagram, action)
         else:
             has_begun.acquire()
@@ -322,6 +319,19 @@ def _raw_socket() -> sockets.socket:
     return raw
 
 
+def _datagram(batch: Sequence[Request], sequence: int) -> bytes:
+    """Messages one behind the other, with the numbers behind this one; of their flags, see _exchange()."""
+    final = batch[-1]
+    messages: list[bytes] = []
+    for each in batch:
+        sequence += 1
+        flags = each.flags | NLM_F_REQUEST
+        if each is final and not each.is_question:
+            flags |= NLM_F_ACK
+        messages.append(encode(each.message, each.type, flags, sequence))
+    return b"".join(messages)
+
+
 def encode(message: Message, type_: int, flags: int, sequence: int) -> bytes:
     """
     A message with its netlink header, padded for the next one; bytes are the body, packed already.
@@ -329,7 +339,7 @@ def encode(message: Message, type_: int, flags: int, sequence: int) -> bytes:
     Raises ValueError for an attribute that the codec does not know: it would be left out.
     """
     if isinstance(message, bytes):
-        length = HEADER.size + len(message)
+        length = HEADER_BYTES + len(message)
         return HEADER.pack(length, type_, flags, sequence, 0) + message + PADDING[length & 3]
     message.reset()
     message["header"]["type"] = type_
@@ -363,14 +373,17 @@ def decode(kind: type[Message], body: bytes) -> Message:
 
 def split(data: bytes) -> list[tuple[Header, bytes]]:
     """The messages of a datagram, each whole, with its header."""
+    size = len(data)
+    if size >= HEADER_BYTES:
+        header = HEADER.unpack_from(data)
+        if header[0] == size:  # it is alone, as a rule
+            return [(header, data)]
     messages: list[tuple[Header, bytes]] = []
-    offset, end = 0, len(data) - HEADER.size
+    offset, end = 0, size - HEADER_BYTES
     while offset <= end:
         header = HEADER.unpack_from(data, offset)
         length = header[0]
-        if length == len(data):  # it is alone, as a rule
-            return [(header, data)]
-        if length < HEADER.size:
+        if length < HEADER_BYTES:
             break
         messages.append((header, data[offset : offset + length]))
         offset += length + 3 & ~3
@@ -384,7 +397,7 @@ def _index_of(body: bytes) -> int:
 
 def _error_of(flags: int, body: bytes) -> tuple[int, str]:
     """The error number (0 for an acknowledgement) and the kernel's own words (NLMSGERR_ATTR_MSG)."""
-    (code,) = CODE.unpack_from(body, HEADER.size)
+    (code,) = CODE.unpack_from(body, HEADER_BYTES)
     if not flags & NLM_F_ACK_TLVS:
         return -code, ""
     offset = HEADER.size + 4

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from meta_cni.cni.errors import BadNetns, KernelError, NetnsGone, TryAgainLater
+from meta_cni.linux import threads
 
 CLONE_NEWNS = 0x00020000  # <linux/sched.h>
 CLONE_NEWUSER = 0x10000000
@@ -241,23 +242,11 @@ def _in_thread(function: Callable[[], Answer]) -> Answer:
         finally:
             is_done.release()
 
-    start(work)
+    threads.begin(work)
     is_done.acquire()
     if failures:
         raise failures[0]
     return answers[0]
-
-
-def start(work: Callable[[], None]) -> None:
-    """
-    Begin a bare thread: threading.Thread adds the half of what one costs, to be found by others.
-
-    Raises KernelError when there are no more threads to be had.
-    """
-    try:
-        _thread.start_new_thread(work, ())
-    except RuntimeError:
-        raise KernelError("start a thread", errno.EAGAIN) from None
 
 
 def _check(code: int, action: str) -> None:

@@ -26,7 +26,7 @@ from pytest_mock import MockerFixture
 
 from meta_cni import invoke
 from meta_cni.cni.errors import DelegateFailed, KernelError, ProgramFailed
-from meta_cni.linux import netlink, netns, program
+from meta_cni.linux import netlink, netns, program, threads
 from meta_cni.linux.netlink import Request, Socket
 
 
@@ -199,6 +199,8 @@ def _hang_kernel(world: World, mocker: MockerFixture) -> None:
     starting = RuntimeError("start a thread")
     start = _simple_door(world, _thread.start_new_thread, Kind.THREAD, starting)
     mocker.patch.object(_thread, "start_new_thread", start)
+    mocker.patch.object(threads, "_IDLE", [])  # whether one is left from before is chance
+    mocker.patch.object(threads, "MOST_IDLE", 0)
 
 
 def _simple_door(

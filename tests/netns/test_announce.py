@@ -11,7 +11,7 @@ import pytest
 from meta_cni.cni.errors import KernelError
 from meta_cni.cni.result import IPConfig
 from meta_cni.linux import address, configure, link, netns
-from meta_cni.linux.namespaces import Namespaces
+from meta_cni.linux.namespaces import Left, Namespaces
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
 
@@ -64,7 +64,11 @@ def checksum(data: bytes) -> int:
 
 def told(namespaces: Namespaces, interface: str, addresses: list[IPConfig]) -> list[KernelError]:
     """What could not be announced."""
-    return netns.run_in(namespaces.pod_fd, lambda: configure.tell(interface, addresses))
+    left: Left = []
+    errors = netns.run_in(namespaces.pod_fd, lambda: configure.tell(interface, addresses, left))
+    for each in left:
+        each.close()
+    return errors
 
 
 def test_ipv4_is_announced_by_a_request_for_the_own_address(namespaces: Namespaces, wire: sockets.socket):

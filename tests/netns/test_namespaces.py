@@ -4,14 +4,14 @@ import errno
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from meta_cni.cni.errors import KernelError, NetnsGone
 from meta_cni.linux import link, netns
-from meta_cni.linux.namespaces import Namespaces, catch_up, put_off
+from meta_cni.linux.namespaces import Left, Namespaces, catch_up, put_off
 from meta_cni.linux.netlink import Socket
 from tests.netns.conftest import PodNetns
 from tests.netns.daemons import WAIT_S, until
@@ -145,22 +145,28 @@ def test_what_is_raised_in_the_pod_is_raised_to_the_caller(pod: PodNetns, kind: 
 
 
 def test_what_is_done_later_is_done_though_it_fails_or_all_is_closed(pod: PodNetns):
-    """On the node at once, in the pod on a thread that is waited for here; one that fails keeps nothing."""
+    """On the node first, then in the pod; one that fails keeps nothing, and what is left open is closed."""
     before = open_files()
-    done: list[tuple[str, int]] = []
+    done: list[tuple[str, int, list[bool]]] = []
 
-    def note(what: str) -> None:
-        done.append((what, os.stat(netns.OWN).st_ino))
+    def note(what: str, left: Left = ()) -> None:
+        done.append((what, os.stat(netns.OWN).st_ino, [each.fileno() >= 0 for each in left]))
+
+    def leave(left: Left) -> None:
+        left.append(socket.socket())
+        raise OSError
 
     with Namespaces(pod.path) as namespaces:
-        namespaces.later(lambda: 1 / 0)
-        namespaces.later(lambda: note("pod"))
+        namespaces.later_aside(leave)
+        namespaces.later_aside(partial(note, "aside"))
+        namespaces.later(leave)
+        namespaces.later(partial(note, "pod"))
         namespaces.later_here(lambda: 1 / 0)
-        namespaces.later_here(lambda: note("node"))
+        namespaces.later_here(partial(note, "node"))
         assert [] == done
 
     home, there = os.stat(netns.OWN).st_ino, os.stat(pod.path).st_ino
-    assert [("node", home), ("pod", there)] == done
+    assert [("node", home, []), ("pod", there, [True]), ("aside", there, [True])] == done
     assert set() == open_files() - before
 
 
@@ -175,7 +181,7 @@ def test_what_is_put_off_is_done_when_the_caller_has_his_answer(pod: PodNetns):
             put_off()
             with Namespaces(pod.path) as namespaces:
                 namespaces.later_here(lambda n=n: done.append(n))
-                namespaces.later(announced.set)
+                namespaces.later(lambda _: announced.set())
         done.append(("answered", announced.is_set()))
         catch_up()
         catch_up()
@@ -209,41 +215,35 @@ def in_thread(function: Callable[[], object]) -> None:
     assert not thread.is_alive()
 
 
-def is_over(thread: int) -> bool:
-    """A thread ends soon; Python's threading knows nothing of it."""
-    deadline = time.monotonic() + WAIT_S
-    while os.path.exists(f"/proc/self/task/{thread}") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not os.path.exists(f"/proc/self/task/{thread}")
-
-
-def test_no_thread_is_left(pod: PodNetns):
-    """Else a daemon has one more for every request."""
-    seen: list[int] = []
-
-    with Namespaces(pod.path) as namespaces:
-        namespaces.later(lambda: seen.append(threading.get_native_id()))
-
-    until(lambda: seen != [])
-    assert is_over(seen[0])
-
-
-def test_nobody_waits_for_what_is_done_later_but_the_main_thread(pod: PodNetns):
+@pytest.mark.parametrize("what", ["function", "close"])
+def test_nobody_waits_for_what_takes_long_but_the_main_thread(pod: PodNetns, what: str):
     """A process ends with its main thread; a worker has other things to do."""
-    began, may_end = threading.Event(), threading.Event()
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Long:
+        """Takes long."""
+
+        def close(self) -> None:
+            """As to close a packet socket."""
+            began.set()
+            may_end.wait(2 * WAIT_S)
+            ended.set()
 
     def attach() -> None:
         with Namespaces(pod.path) as namespaces:
-            namespaces.later(began.set)
-            namespaces.later(lambda: may_end.wait(2 * WAIT_S))
+            if what == "close":
+                namespaces.later(lambda left: left.append(Long()))
+            else:
+                namespaces.later_aside(lambda _: Long().close())
 
-    worker = threading.Thread(target=attach)
-    worker.start()
-    worker.join(WAIT_S)
-
-    is_back = not worker.is_alive()
+    in_thread(attach)
+    assert (True, False) == (began.wait(WAIT_S), ended.is_set())
     may_end.set()
-    assert (True, True) == (is_back, began.wait(WAIT_S))
+    assert ended.wait(WAIT_S)
+
+    ended.clear()
+    attach()
+    assert ended.is_set()
 
 
 def test_a_namespace_that_cannot_be_entered_leaves_nothing(pod: PodNetns, mocker):
@@ -255,19 +255,25 @@ def test_a_namespace_that_cannot_be_entered_leaves_nothing(pod: PodNetns, mocker
     with Namespaces(pod.path) as namespaces:
         with pytest.raises(KernelError, match="Operation not permitted"):
             namespaces.run(int)
-        namespaces.later(lambda: done.append(1))
+        namespaces.later(lambda _: done.append(1))
+        namespaces.later_aside(lambda _: done.append(2))
 
     assert (set(), []) == (open_files() - before, done)
 
 
-def test_no_thread_to_be_had_leaves_nothing_and_keeps_nothing(pod: PodNetns, mocker):
-    """Without an announcement a neighbour asks when it needs to know."""
+def test_where_no_thread_is_to_be_had_it_is_done_all_the_same(pod: PodNetns, mocker):
+    """Later, by the worker himself."""
     before = open_files()
     done: list[int] = []
-    mocker.patch("meta_cni.linux.netns._thread.start_new_thread", side_effect=RuntimeError("no"))
 
-    with Namespaces(pod.path) as namespaces:
-        namespaces.later(lambda: done.append(1))
-        assert namespaces.run(lambda: True)
+    def attach() -> None:
+        mocker.patch("meta_cni.linux.threads.do", side_effect=KernelError("start a thread", errno.EAGAIN))
+        with Namespaces(pod.path) as namespaces:
+            namespaces.later(lambda left: left.append(socket.socket()))
+            namespaces.later_aside(lambda _: done.append(1))
+            assert namespaces.run(lambda: True)
 
-    assert (set(), []) == (open_files() - before, done)
+    in_thread(attach)
+
+    assert [1] == done
+    until(lambda: not open_files() - before)
