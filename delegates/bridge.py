@@ -185,10 +185,11 @@ class Bridge:
         masquerade.require(backend, [each.address for each in addresses.ips])
         namespaces, name, ips = self.attachment.namespaces, self.attachment.interface, addresses.ips
         host_name, host_mac = link.random_veth_name(), link.random_mac()
-        if not _may_change(bridge):
-            host_mac = PORTS + host_mac[len(PORTS) :]
         mac = self.mac or link.random_mac()
-        kept = self._keep_mac(bridge)
+        may_change = _may_change(bridge)
+        if not may_change:
+            host_mac = PORTS + host_mac[len(PORTS) :]
+        kept = self._keep_mac(bridge) if may_change else []
         port, index = self._pair(bridge, kept, host_name, host_mac, mac)
         configure.configure(
             namespaces,
@@ -201,7 +202,7 @@ class Bridge:
         )
         gateway = self._gateway(bridge) if self.keys.is_gateway and ips else None
         # The bridge's MAC is known if it cannot change, or not any more.
-        bridge_mac = self._settle(bridge, port, gateway, ips, is_known=bool(kept) or not _may_change(bridge))
+        bridge_mac = self._settle(bridge, port, gateway, ips, is_known=bool(kept) or not may_change)
         if backend and ips:
             masquerade.setup(backend, self.owner, [each.address for each in ips])
         if self.keys.is_dad:
@@ -249,7 +250,7 @@ class Bridge:
         Else it is the lowest one of its ports, and changes with them (net/bridge/br_stp_if.c).
         """
         is_gateway = self.keys.is_gateway and not self.keys.vlan and not self.attachment.addresses.is_none
-        is_kept = is_gateway and bridge.mac != NO_MAC and _may_change(bridge)
+        is_kept = is_gateway and bridge.mac != NO_MAC
         return [link.set_link(bridge.index, mac=bridge.mac)] if is_kept else []
 
     def _packet_filters(self) -> str:
@@ -504,4 +505,4 @@ def _default_vlan(bridge: Link) -> int:
 
 def _may_change(bridge: Link) -> bool:
     """May one more port, or one less, give the bridge another MAC? It has none, or that of a pod's port."""
-    return bridge.operstate != "UP" or bridge.mac == NO_MAC or bridge.mac.startswith(PORTS)
+    return bridge.mac.startswith(PORTS) or bridge.mac == NO_MAC or bridge.operstate != "UP"

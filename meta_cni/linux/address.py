@@ -20,7 +20,13 @@ from meta_cni.quick import quick
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22  # <linux/rtnetlink.h>
 IFADDRMSG = struct.Struct("=BBBBI")  # struct ifaddrmsg, <linux/if_addr.h>
+IPV4_MESSAGE = struct.Struct("=BBBBIHH4sHH4sHH4s")
+"""One with three attributes of four bytes: what every IPv4 pod gets is packed by one call."""
+FOUR_BYTES = 8
+"""An attribute with a value of four bytes."""
 IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_CACHEINFO, IFA_FLAGS = 1, 2, 3, 4, 6, 8
+ATTRIBUTES = HEADER.size + IFADDRMSG.size
+"""Where they begin in a message."""
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE, IFA_F_PERMANENT = 0x02, 0x08, 0x40, 0x80
 
 
@@ -49,27 +55,29 @@ class Address:
 def _message(index: int, address: InterfaceAddress, *more: bytes, flags: int = 0) -> bytes:
     family = sockets.AF_INET if address.version == 4 else sockets.AF_INET6
     header = IFADDRMSG.pack(family, address.network.prefixlen, flags, 0, index)
-    packed = address.ip.packed
+    packed = address.packed
     both = pack.attribute(IFA_LOCAL, packed) + pack.attribute(IFA_ADDRESS, packed)
     return b"".join((header, both, *more))
 
 
 def add(index: int, address: InterfaceAddress, *, is_nodad: bool = True) -> Request:
     """Put an address on a link; IPv4 gets its broadcast address where the network has one."""
-    flags, more = 0, b""
-    if isinstance(address, IPv4Interface):
-        if address.network.prefixlen < 31:
-            more = pack.attribute(IFA_BROADCAST, _broadcast(address))
-    elif is_nodad:
-        flags, more = IFA_F_NODAD, pack.u32(IFA_FLAGS, IFA_F_NODAD)
-    message = _message(index, address, more, flags=flags)
+    if isinstance(address, IPv4Interface) and address.network.prefixlen < 31:
+        message = _with_broadcast(index, address)
+    elif isinstance(address, IPv6Interface) and is_nodad:
+        message = _message(index, address, pack.u32(IFA_FLAGS, IFA_F_NODAD), flags=IFA_F_NODAD)
+    else:
+        message = _message(index, address)
     return Request("add address", message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, about=address)
 
 
-def _broadcast(address: IPv4Interface) -> bytes:
+def _with_broadcast(index: int, address: IPv4Interface) -> bytes:
     """All bits of the host set; the library makes an object of it, and locks for that."""
-    hosts = (1 << 32 - address.network.prefixlen) - 1
-    return (int(address) | hosts).to_bytes(4, "big")
+    own, prefix_length, number = address.packed, address.network.prefixlen, int(address)
+    broadcast = (number | (1 << 32 - prefix_length) - 1).to_bytes(4, "big")
+    header = sockets.AF_INET, prefix_length, 0, 0, index
+    local, all_of_it = (FOUR_BYTES, IFA_LOCAL, own), (FOUR_BYTES, IFA_ADDRESS, own)
+    return IPV4_MESSAGE.pack(*header, *local, *all_of_it, FOUR_BYTES, IFA_BROADCAST, broadcast)
 
 
 def copy(found: Address, index: int) -> Request:
@@ -81,7 +89,7 @@ def copy(found: Address, index: int) -> Request:
     family, prefix_length, _, scope, _ = IFADDRMSG.unpack_from(found.message, HEADER.size)
     is_nodad = family == sockets.AF_INET6
     body = IFADDRMSG.pack(family, prefix_length, IFA_F_NODAD if is_nodad else 0, scope, index)
-    body += pack.without(found.message, HEADER.size + IFADDRMSG.size, IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS)
+    body += pack.without(found.message, ATTRIBUTES, IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS)
     body += pack.u32(IFA_FLAGS, IFA_F_NODAD) if is_nodad else b""
     there = frozenset((errno.EEXIST,))
     flags = NLM_F_CREATE | NLM_F_EXCL
@@ -105,12 +113,13 @@ def list_of(index: int) -> Request:
 
 def are_in(reply: Reply, index: int, wanted: Collection[tuple[IPAddress, int]]) -> bool:
     """Has a link, for all that is known, all of these addresses, with these prefix lengths?"""
-    present = {
-        (_own(pack.attributes(each, HEADER.size + IFADDRMSG.size)), each[HEADER.size + 1])
-        for each in _of_link(reply.echoed, index)
-    }
-    is_whole = not reply.is_interrupted
-    return is_whole and all((address.packed, prefix_length) in present for address, prefix_length in wanted)
+    missing = {(address.packed, prefix_length) for address, prefix_length in wanted}
+    lengths = [prefix_length for _, prefix_length in wanted]
+    for each in reply.echoed:
+        _, prefix_length, _, _, its = IFADDRMSG.unpack_from(each, HEADER.size)
+        if its == index and prefix_length in lengths:  # not so the bridge's own link-local one
+            missing.discard((_own(pack.attributes(each, ATTRIBUTES)), prefix_length))
+    return not missing and not reply.is_interrupted
 
 
 def _bodies(socket: Socket, index: int) -> Iterator[bytes]:
@@ -131,7 +140,7 @@ def _own(found: Mapping[int, bytes]) -> bytes:
 
 def _parse(body: bytes) -> Address:
     _, prefix_length, short_flags, scope, index = IFADDRMSG.unpack_from(body, HEADER.size)
-    found = pack.attributes(body, HEADER.size + IFADDRMSG.size)
+    found = pack.attributes(body, ATTRIBUTES)
     own = ip_address(_own(found))
     flags = pack.number(found.get(IFA_FLAGS)) or short_flags
     return Address(

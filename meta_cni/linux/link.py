@@ -47,12 +47,7 @@ IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
 IFLA_BR_VLAN_FILTERING = 7
 IFLA_BOND_SLAVE_PERM_HWADDR = 4
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33
-OF_EVERY_LINK = frozenset(
-    (
-        *(IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE),
-        *(IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_PROMISCUITY),
-    )
-)
+OF_EVERY_LINK = frozenset((IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO))
 """The attributes of which parse() makes a Link; there are forty."""
 ATTRIBUTES = HEADER.size + pack.IFINFOMSG.size
 """Where they begin in a message."""
@@ -82,18 +77,39 @@ class Link:
     is_promiscuous: bool = False
     """Somebody asked for it; `promiscuity` counts packet sockets and upper devices as well."""
     is_allmulti: bool = False
-    tx_queue_length: int = 0
-    operstate: str = "UNKNOWN"
     master: int = 0
     parent: int = 0
     """IFLA_LINK: a veth's peer, a macvlan's master."""
-    group: int = 0
-    promiscuity: int = 0
-    alias: str = ""
-    port_state: int = 0
-    """BR_STATE_* of a bridge's port, <linux/if_bridge.h>."""
     message: bytes = field(default=b"", repr=False, compare=False)
-    """As it came; what only its kind has is decoded when it is asked for."""
+    """As it came; what few want to know, and what only its kind has, is read when it is asked for."""
+
+    @property
+    def operstate(self) -> str:
+        """One of OPERSTATES."""
+        return OPERSTATES[(self._attribute(IFLA_OPERSTATE) or b"\0")[0]]
+
+    @property
+    def tx_queue_length(self) -> int:
+        """In packets."""
+        return pack.number(self._attribute(IFLA_TXQLEN))
+
+    @property
+    def group(self) -> int:
+        """What it can be deleted with."""
+        return pack.number(self._attribute(IFLA_GROUP))
+
+    @property
+    def promiscuity(self) -> int:
+        """How many want it promiscuous."""
+        return pack.number(self._attribute(IFLA_PROMISCUITY))
+
+    @property
+    def alias(self) -> str:
+        """What somebody wrote down beside its name."""
+        return pack.string(self._attribute(IFLA_IFALIAS))
+
+    def _attribute(self, number: int) -> bytes | None:
+        return pack.find(self.message, number, ATTRIBUTES)
 
     @property
     def info(self) -> Mapping[str, Any]:
@@ -108,8 +124,7 @@ class Link:
     @property
     def device(self) -> str:
         """The address of the device that it is the link of; empty for none, and before Linux 5.14."""
-        found = pack.attributes(self.message, ATTRIBUTES)
-        return pack.string(found.get(IFLA_PARENT_DEV_NAME))
+        return pack.string(self._attribute(IFLA_PARENT_DEV_NAME))
 
     @property
     def is_infiniband(self) -> bool:
@@ -131,7 +146,6 @@ def parse(body: bytes) -> Link:
     index, flags = struct.unpack_from("=iI", body, HEADER.size + 4)
     found = pack.attributes(body, ATTRIBUTES, OF_EVERY_LINK)
     info = pack.attributes(found.get(IFLA_LINKINFO, b""))
-    operstate = found.get(IFLA_OPERSTATE, b"\0")[0]
     return Link(
         index=index,
         name=pack.string(found.get(IFLA_IFNAME)),
@@ -141,20 +155,15 @@ def parse(body: bytes) -> Link:
         is_up=bool(flags & IFF_UP),
         is_promiscuous=bool(flags & IFF_PROMISC),
         is_allmulti=bool(flags & IFF_ALLMULTI),
-        tx_queue_length=pack.number(found.get(IFLA_TXQLEN)),
-        operstate=OPERSTATES[operstate],
         master=pack.number(found.get(IFLA_MASTER)),
         parent=pack.number(found.get(IFLA_LINK)),
-        group=pack.number(found.get(IFLA_GROUP)),
-        promiscuity=pack.number(found.get(IFLA_PROMISCUITY)),
-        alias=pack.string(found.get(IFLA_IFALIAS)),
-        port_state=_port_state(info),
         message=body,
     )
 
 
-def _port_state(info: Mapping[int, bytes]) -> int:
-    """By the attributes of IFLA_LINKINFO; 0 for what is no port of a bridge."""
+def port_state(body: bytes) -> int:
+    """BR_STATE_* of a bridge's port (<linux/if_bridge.h>) by its RTM_NEWLINK; 0 for what is none."""
+    info = pack.attributes(pack.find(body, IFLA_LINKINFO, ATTRIBUTES) or b"")
     if pack.string(info.get(IFLA_INFO_SLAVE_KIND)) != "bridge":
         return 0
     return (pack.find(info[IFLA_INFO_SLAVE_DATA], IFLA_BRPORT_STATE) or b"\0")[0]
@@ -237,8 +246,8 @@ def mac_in(reply: Reply) -> str:
 
 
 def port_state_in(reply: Reply) -> int:
-    """BR_STATE_* of the bridge's port in the answer to look_up_index()."""
-    return _port_state(pack.attributes(pack.find(reply.echoed[0], IFLA_LINKINFO, ATTRIBUTES) or b""))
+    """port_state() of the link in the answer to look_up_index()."""
+    return port_state(reply.echoed[0])
 
 
 def _find(socket: Socket, request: Request) -> Link | None:
@@ -294,9 +303,12 @@ def link_info(kind: str, data: bytes = b"") -> bytes:
 
 def _pair(peer: bytes) -> bytes:
     """The veth's peer, a message about a link in itself."""
-    return link_info("veth", pack.attribute(VETH_INFO_PEER, pack.link(peer)))
+    its = pack.attribute(VETH_INFO_PEER, UNCHANGED + peer)
+    return pack.attribute(IFLA_LINKINFO, VETH + pack.attribute(IFLA_INFO_DATA, its))
 
 
+VETH = pack.text(IFLA_INFO_KIND, "veth")
+UNCHANGED = pack.link()
 ONE_QUEUE = pack.u32(IFLA_NUM_TX_QUEUES, QUEUES) + pack.u32(IFLA_NUM_RX_QUEUES, QUEUES)
 
 

@@ -89,7 +89,9 @@ def kernel(pod: PodNetns, host: Socket) -> dict[str, Any]:
             for found in address.dump(host, each.index)
             if not found.address.ip.is_link_local
         },
-        "ports": [(is_hairpin(each), each.port_state) for each in link.dump(host) if each.master],
+        "ports": [
+            (is_hairpin(each), link.port_state(each.message)) for each in link.dump(host) if each.master
+        ],
     }
 
 
