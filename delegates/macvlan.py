@@ -16,34 +16,39 @@ from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Request
 
 KEYS = ("master", "mode", "mtu", "mac", "linkInContainer", "bcqueuelen")
+OF_ITS_MASTER = "passthru"
+"""The mode in which the link has the MAC of its master."""
 
 
 class Macvlan:
     """One attachment."""
 
     def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
-        section = config.section
         self.config = config
         self.attachment = attachment
         self.master = upper.Master.parse(config, attachment.namespaces)
-        self.mode = section.choice("mode", tuple(link.MODES), "bridge")
-        self.broadcast_queue_length = section.integer("bcqueuelen", maximum=2**32 - 1)
+        self.mode, self.broadcast_queue_length = config.once(_keys)
         self.mac = requested_mac(config, attachment)
 
     def add(self, previous: Result | None) -> Result:
         """Create the link in the pod, with its addresses; what failed is removed by delete()."""
         master = self.master.find()
         addresses = self.attachment.addresses.acquire()
-        made = self.master.make(self.attachment.interface, partial(self._request, master))
-        return attach(self.config, self.attachment, made, addresses)
+        mac = self.mac or self._new_mac()
+        made = self.master.make(self.attachment.interface, partial(self._request, master, mac))
+        return attach(self.config, self.attachment, made, addresses, mac=mac)
 
-    def _request(self, master: Link, name: str) -> Request:
+    def _new_mac(self) -> str:
+        """One that needs not be asked for; empty where the link is to have its master's."""
+        return "" if self.mode == OF_ITS_MASTER else link.random_mac()
+
+    def _request(self, master: Link, mac: str, name: str) -> Request:
         return link.create_macvlan(
             name,
             master,
             self.mode,
             pod_fd=self.attachment.namespaces.pod_fd,
-            mac=self.mac,
+            mac=mac,
             mtu=self.master.mtu,
             group=self.attachment.group,
             broadcast_queue_length=self.broadcast_queue_length,
@@ -78,3 +83,10 @@ class Macvlan:
     def refuses(cls, config: PluginConfig) -> str:
         """Keys that only the binary knows."""
         return unimplemented(config, KEYS)
+
+
+def _keys(config: PluginConfig) -> tuple[str, int]:
+    """Mode and length of the broadcast queue, for every pod of a network."""
+    section = config.section
+    mode = section.choice("mode", tuple(link.MODES), "bridge")
+    return mode, section.integer("bcqueuelen", maximum=2**32 - 1)

@@ -40,8 +40,7 @@ class Ptp:
     def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
         self.config = config
         self.attachment = attachment
-        self.mtu = config.section.integer("mtu", maximum=65535)
-        self.masquerade = masquerade.wanted(config)
+        self.mtu, self.masquerade = config.once(_keys)
         if config.ipam is None:
             raise BadConfig(f"{config.where}: ipam is missing: expected one that hands out addresses")
 
@@ -198,3 +197,8 @@ def to_pod(index: int, ips: tuple[IPConfig, ...]) -> list[Request]:
 
 def _with_gateways(ips: tuple[IPConfig, ...]) -> list[tuple[IPConfig, Address]]:
     return [(each, each.gateway) for each in ips if each.gateway is not None]
+
+
+def _keys(config: PluginConfig) -> tuple[int, str | None]:
+    """MTU and the backend of a masquerade, for every pod of a network."""
+    return config.section.integer("mtu", maximum=65535), masquerade.wanted(config)

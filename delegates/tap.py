@@ -6,7 +6,7 @@ with owner and group as well, DNS of the IPAM is kept, a failing ADD leaves noth
 looks at the device, too.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from meta_cni.cni.config import PluginConfig
@@ -21,48 +21,66 @@ LARGEST_ID = 2**32 - 2
 """Of a user or group; the one above stands for none (chown(2))."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a configuration asks for, for every pod of its network."""
+
+    is_multi_queue: bool
+    mtu: int
+    owner: int | None
+    group: int | None
+    label: str
+    bridge: str
+
+    @classmethod
+    def parse(cls, config: PluginConfig) -> "Keys":
+        """Read and check them; raises BadConfig."""
+        section = config.section
+        return cls(
+            is_multi_queue=section.boolean("multiQueue"),
+            mtu=section.integer("mtu", maximum=65535),
+            owner=_id(config, "owner"),
+            group=_id(config, "group"),
+            label=section.string("selinuxContext"),
+            bridge=section.string("bridge"),
+        )
+
+
 class Tap:
     """One attachment."""
 
     def __init__(self, config: PluginConfig, attachment: Attachment) -> None:
-        section = config.section
         self.config = config
         self.attachment = attachment
-        self.is_multi_queue = section.boolean("multiQueue")
-        self.mtu = section.integer("mtu", maximum=65535)
-        self.owner, self.group = (_id(config, key) for key in ("owner", "group"))
-        self.label = section.string("selinuxContext")
-        self.bridge = section.string("bridge")
+        self.keys = config.once(Keys.parse)
         self.mac = requested_mac(config, attachment)
 
     def add(self, previous: Result | None) -> Result:
         """Create the device in the pod, with its addresses; what failed is removed by delete()."""
         bridge = self._bridge()
         addresses = self.attachment.addresses.acquire()
-        return attach(self.config, self.attachment, self._create(bridge), addresses)
+        mac = self.mac or link.random_mac()
+        return attach(self.config, self.attachment, self._create(bridge, mac), addresses, mac=mac)
 
     def _bridge(self) -> Link | None:
         """The bridge that the device is to be a port of; it is in the pod."""
-        if not self.bridge:
+        name = self.keys.bridge
+        if not name:
             return None
-        found = link.find(self.attachment.namespaces.pod, self.bridge)
+        found = link.find(self.attachment.namespaces.pod, name)
         if found is None or found.kind != "bridge":
-            raise BadConfig(f"{self.config.where}: bridge {self.bridge!r}: expected a bridge in the pod")
+            raise BadConfig(f"{self.config.where}: bridge {name!r}: expected a bridge in the pod")
         return found
 
-    def _create(self, bridge: Link | None) -> Link:
-        namespaces, name = self.attachment.namespaces, self.attachment.interface
+    def _create(self, bridge: Link | None, mac: str) -> Link:
+        namespaces, name, keys = self.attachment.namespaces, self.attachment.interface, self.keys
         make = (
-            partial(tuntap.create_labelled, name, self.label) if self.label else partial(tuntap.create, name)
+            partial(tuntap.create_labelled, name, keys.label) if keys.label else partial(tuntap.create, name)
         )
-        namespaces.run(partial(make, is_multi_queue=self.is_multi_queue, owner=self.owner, group=self.group))
+        namespaces.run(partial(make, is_multi_queue=keys.is_multi_queue, owner=keys.owner, group=keys.group))
         made = Link(link.require_index(namespaces.pod, name, "tap"), name)
-        change = link.set_link(
-            made.index,
-            mac=self.mac,
-            mtu=self.mtu,
-            master=bridge.index if bridge is not None else None,
-        )
+        master = bridge.index if bridge is not None else None
+        change = link.set_link(made.index, mac=mac, mtu=keys.mtu, master=master)
         batch = [replace(change, action=f"set up tap {name}")]
         if self.attachment.group:
             batch.append(link.set_group(made.index, self.attachment.group))
@@ -75,10 +93,10 @@ class Tap:
         found = configure.check(self.attachment.namespaces, self.attachment.interface, previous)
         if found.kind != "tun":
             raise CheckFailed(f"check {found.name}: it is {found.kind or 'a device'}: expected tap")
-        if self.bridge:
-            bridge = link.find(pod, self.bridge)
+        if self.keys.bridge:
+            bridge = link.find(pod, self.keys.bridge)
             if bridge is None or found.master != bridge.index:
-                raise CheckFailed(f"check {found.name}: it is not a port of bridge {self.bridge}")
+                raise CheckFailed(f"check {found.name}: it is not a port of bridge {self.keys.bridge}")
         self.attachment.addresses.check(previous)
 
     def delete(self) -> None:

@@ -66,10 +66,16 @@ class Attachment:
     deadline_s: float = 60.0
 
 
-def attach(config: PluginConfig, attachment: Attachment, made: Link, addresses: Result) -> Result:
-    """Give the pod's link what an IPAM gave, and tell the neighbours: how most delegates' add() ends."""
+def attach(
+    config: PluginConfig, attachment: Attachment, made: Link, addresses: Result, *, mac: str = ""
+) -> Result:
+    """
+    Give the pod's link what an IPAM gave, and tell the neighbours: how most delegates' add() ends.
+
+    Its MAC is asked for unless it was made with this one.
+    """
     result = configure.of_the_pod(config, addresses)
-    mac = configure.configure(attachment.namespaces, made.index, made.name, result)
+    mac = configure.configure(attachment.namespaces, made.index, made.name, result, mac=mac)
     configure.announce(attachment.namespaces, made.name, result.ips)
     return result.of(Interface(made.name, mac, attachment.netns))
 

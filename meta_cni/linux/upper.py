@@ -15,6 +15,7 @@ from meta_cni.linux import link, pack, route
 from meta_cni.linux.link import Link
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, Request, Socket
+from meta_cni.quick import quick
 
 IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}  # IPVLAN_MODE_*, <linux/if_link.h>
 IFLA_IPVLAN_MODE = 1
@@ -22,6 +23,7 @@ IFLA_VLAN_ID = 1
 LARGEST_VLAN = 4094
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Master:
     """The link to stand on: `master`, `linkInContainer`, and the `mtu` of what is to stand on it."""
@@ -35,14 +37,7 @@ class Master:
     @classmethod
     def parse(cls, config: PluginConfig, namespaces: Namespaces) -> "Master":
         """Read the keys; nothing is looked for yet."""
-        section = config.section
-        return cls(
-            config,
-            namespaces,
-            section.string("master"),
-            section.integer("mtu", maximum=65535),
-            section.boolean("linkInContainer"),
-        )
+        return cls(config, namespaces, *config.once(_keys))
 
     @property
     def _side(self) -> Socket:
@@ -85,6 +80,13 @@ class Master:
             made = link.require_index(pod, temporary, "link")
             pod.request([link.set_link(made, name=name)])
         return Link(link.require_index(pod, name, "link"), name)
+
+
+def _keys(config: PluginConfig) -> tuple[str, int, bool]:
+    """What a configuration says of the master, for every pod of its network."""
+    section = config.section
+    name, mtu = section.string("master"), section.integer("mtu", maximum=65535)
+    return name, mtu, section.boolean("linkInContainer")
 
 
 def unfinished(name: str) -> str:
