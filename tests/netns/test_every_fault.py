@@ -128,6 +128,7 @@ def test_what_is_forgotten_is_told_with_its_place(worker: Worker, world: World, 
 
 def test_what_a_gc_takes_of_others_is_told(worker: Worker, world: World, mocker: MockerFixture):
     """As soon as it is gone."""
+    mocker.patch.object(leftovers, "DEADLINE_S", 0.0)
     mocker.patch("tests.netns.trials.MOST", 1)
     (scenario,) = [each for each in SCENARIOS if each.name == "ptp"]
     trial = Trial(worker, world, scenario)
