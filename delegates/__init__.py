@@ -5,21 +5,26 @@ from importlib import import_module
 
 from meta_cni.delegate import BuiltIn
 
-BUILTIN = {
-    "bond": "Bond",
+MAKING = {
     "bridge": "Bridge",
     "dummy": "Dummy",
-    "host-device": "HostDevice",
     "ipvlan": "Ipvlan",
-    "loopback": "Loopback",
     "macvlan": "Macvlan",
     "ptp": "Ptp",
+    "tap": "Tap",
+    "vlan": "Vlan",
+}
+"""Those that make a link of CNI_IFNAME, whose name must be free before: CNI type -> class."""
+BUILTIN = MAKING | {
+    # These move one there, and look by themselves what is in its place.
+    "bond": "Bond",
+    "host-device": "HostDevice",
+    "sriov": "Sriov",
+    # And these are about one that is there.
+    "loopback": "Loopback",
     "route-override": "RouteOverride",
     "sbr": "Sbr",
-    "sriov": "Sriov",
-    "tap": "Tap",
     "tuning": "Tuning",
-    "vlan": "Vlan",
     "vrf": "Vrf",
 }
 """CNI type -> class; the module has the type's name."""

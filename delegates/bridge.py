@@ -9,6 +9,7 @@ MAC is removed when link or namespace went first.
 """
 
 import errno
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from meta_cni.linux.link import Link
 from meta_cni.linux.netlink import Reply, Request
 from meta_cni.linux.route import ANYWHERE
 
+LOG = logging.getLogger("meta_cni")
 KEYS = (
     *("bridge", "isGateway", "isDefaultGateway", "forceAddress", "mtu", "hairpinMode", "promiscMode"),
     *("enabledad", "disableContainerInterface", "portIsolation", "mac"),
@@ -238,7 +240,7 @@ class Bridge:
         port, index = link.veth_indexes(reply)
         host.request(self._port_requests(bridge, port))
         # The bridge takes every frame of a port before the node can look at it (br_handle_frame()).
-        self.attachment.namespaces.later_here(partial(sysctl.refuse_advertisements, host_name))
+        self.attachment.namespaces.later_here(partial(_refuse_advertisements, host_name))
         if self.keys.is_spoof_checked:  # before the pod's end is up
             spoof.setup(self.guarded, host_name, mac)
         return port, index
@@ -496,6 +498,14 @@ class Bridge:
     def refuses(cls, config: PluginConfig) -> str:
         """Keys that only the binary knows."""
         return unimplemented(config, KEYS)
+
+
+def _refuse_advertisements(port: str) -> None:
+    """When the runtime has its answer, so nobody but the log can be told that it failed."""
+    try:
+        sysctl.refuse_advertisements(port)
+    except KernelError as error:
+        LOG.warning("port %s still listens to routers: %s", port, error.message)
 
 
 def _default_vlan(bridge: Link) -> int:

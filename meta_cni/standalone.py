@@ -50,8 +50,6 @@ REQUIRED = (
     *("device", "hwaddr", "kernelpath"),
 )
 """Those that some delegate cannot do without, or that say what its delete() is to leave alone."""
-MAKING = ("Bridge", "Dummy", "Ipvlan", "Macvlan", "Ptp", "Tap", "Vlan")
-"""Those that make a link of CNI_IFNAME; who moves one there looks by itself what is in its place."""
 NEEDS = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
@@ -138,7 +136,7 @@ def _serve(kind: type[BuiltIn], request: Request, config: PluginConfig) -> Resul
             return None
         addresses = _addresses(request, config)
         delegate = kind(config, _attachment(request, namespaces, addresses))
-        if request.command == "ADD" and kind.__name__ in MAKING:
+        if request.command == "ADD" and kind.__name__ in delegates.MAKING.values():
             _require_free(namespaces, request, config)
         return _act(delegate, request, config)
 

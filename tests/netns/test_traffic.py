@@ -1,5 +1,7 @@
 """What a mode is for, is what arrives: bridge ports and macvlan modes with real packets."""
 
+import errno
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -7,8 +9,10 @@ from ipaddress import ip_interface
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
-from meta_cni.linux import address, link, netns
+from meta_cni.cni.errors import KernelError
+from meta_cni.linux import address, link, netns, sysctl
 from meta_cni.linux.namespaces import Namespaces
 from meta_cni.linux.netlink import Socket
 from tests.netns.chain import ours
@@ -64,6 +68,26 @@ def test_pods_come_and_go_and_the_gateway_keeps_its_mac(pods: Pods, host: Socket
         seen.append(link.require(host, "br0", "bridge").mac)
 
     assert [seen[0]] * 8 == seen
+
+
+@pytest.mark.usefixtures("host")
+def test_a_port_that_goes_on_listening_to_routers_is_told_by_the_log(
+    pod: PodNetns, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+):
+    """The runtime has its answer by then; no router's word gets past the bridge to it, so the pod works."""
+    refuse = sysctl.refuse_advertisements
+
+    def failing(interface: str) -> None:
+        if interface != "br0":
+            raise KernelError(f"write net/ipv6/conf/{interface}/accept_ra", errno.EROFS)
+        refuse(interface)
+
+    mocker.patch.object(sysctl, "refuse_advertisements", failing)
+
+    add("bridge", pod, "10.1.0.1/24", bridge="br0", isGateway=True)
+
+    (told,) = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert re.fullmatch("port (veth.*) still listens to routers: write .*/\\1/accept_ra: Read-only.*", told)
 
 
 def await_up(host: Socket, name: str) -> None:
