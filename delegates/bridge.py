@@ -443,8 +443,8 @@ class Bridge:
         told = enumerate(previous.interfaces)
         indexes = [number for number, each in told if each.name == pod_end.name and each.sandbox]
         own = [each.address for each in previous.ips if each.interface in (None, *indexes)]
-        if self.keys.masquerade is not None and not masquerade.is_set_up(self.owner, own):
-            raise CheckFailed(f"check {pod_end.name}: not all of its addresses are masqueraded")
+        if self.keys.masquerade is not None:
+            masquerade.check(self.owner, own)
         if self.keys.is_spoof_checked and not spoof.is_set_up(self.guarded, port.name, pod_end.mac):
             raise CheckFailed(f"check {pod_end.name}: its port {port.name} takes frames from other addresses")
 

@@ -123,8 +123,8 @@ class Ptp:
         for each in own:
             if _alone(each.ip) not in routes:
                 raise CheckFailed(f"check {found.name}: the node has no route to {each.ip} through it")
-        if self.masquerade is not None and not masquerade.is_set_up(self.owner, own):
-            raise CheckFailed(f"check {found.name}: not all of its addresses are masqueraded")
+        if self.masquerade is not None:
+            masquerade.check(self.owner, own)
         self.attachment.addresses.check(previous)
 
     def delete(self) -> None:

@@ -19,9 +19,9 @@ from hashlib import sha512
 from ipaddress import ip_network
 
 from meta_cni.cni.config import PluginConfig
-from meta_cni.cni.errors import CNIError, ProgramFailed, join
+from meta_cni.cni.errors import CheckFailed, CNIError, ProgramFailed, join
 from meta_cni.cni.result import InterfaceAddress
-from meta_cni.linux import iptables, nftables
+from meta_cni.linux import iptables, nftables, program
 from meta_cni.linux.iptables import Nat
 from meta_cni.linux.nftables import Table
 
@@ -140,17 +140,35 @@ def collect(network: str, valid: Valid) -> None:
     )
 
 
-def is_set_up(owner: Owner, addresses: Sequence[InterfaceAddress]) -> bool:
-    """Has every address its rule, in whatever backend?"""
+def check(owner: Owner, addresses: Sequence[InterfaceAddress]) -> None:
+    """Raise CheckFailed unless every address has its rule, in whatever backend."""
+    looks = [
+        partial(_by_iptables, version, owner)
+        for version in sorted({each.version for each in addresses})
+        if program.find(iptables.PROGRAMS[version])
+    ]
+    looks += [partial(_by_nftables, owner, addresses)] if program.find(nftables.NAME) else []
     found: set[str] = set()
-    for version in {each.version for each in addresses}:
-        if iptables.works(version):
-            found.update(_shared(iptables.read(version, PREFIX), owner).sources)
-    if nftables.works():
-        own = [each for each in nftables.read(FAMILY, TABLE).rules if each.comment.startswith(owner.digest)]
-        texts = [json.dumps(each.expression) for each in own]
-        found.update(str(ip_network(a.ip)) for a in addresses if any(f'"{a.ip}"' in text for text in texts))
-    return all(str(ip_network(each.ip)) in found for each in addresses)
+    failures: list[str] = []
+    for look in looks:
+        try:
+            found |= look()
+        except ProgramFailed as error:
+            failures.append(error.message)
+    if not all(str(ip_network(each.ip)) in found for each in addresses):
+        unseen = f", as far as could be seen: {'; '.join(failures)}" if failures else ""
+        raise CheckFailed(f"check {owner.interface}: not all of its addresses are masqueraded{unseen}")
+
+
+def _by_iptables(version: int, owner: Owner) -> set[str]:
+    """The addresses of an owner that have their rule there."""
+    return set(_shared(iptables.read(version, PREFIX), owner).sources)
+
+
+def _by_nftables(owner: Owner, addresses: Sequence[InterfaceAddress]) -> set[str]:
+    own = [each for each in nftables.read(FAMILY, TABLE).rules if each.comment.startswith(owner.digest)]
+    texts = [json.dumps(each.expression) for each in own]
+    return {str(ip_network(a.ip)) for a in addresses if any(f'"{a.ip}"' in text for text in texts)}
 
 
 def _everywhere(

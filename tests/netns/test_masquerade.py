@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meta_cni.cni.errors import CNIError, ProgramFailed, Several
+from meta_cni.cni.errors import CheckFailed, CNIError, ProgramFailed, Several
 from meta_cni.cni.result import interface_address_of
 from meta_cni.linux import iptables, masquerade, nftables, program
 from meta_cni.linux.masquerade import BACKENDS, Owner
@@ -21,6 +21,8 @@ OTHER = interface_address_of("10.2.0.2/24")
 ETH0, NET1 = Owner("net", "c1", "eth0"), Owner("net", "c1", "net1")
 NEWER, ELSEWHERE = Owner("net", "c2", "eth0"), Owner("other", "c1", "eth0")
 
+NOT_ALL = r"check .*: not all of its addresses are masqueraded"
+UNSEEN = "as far as could be seen"
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -96,8 +98,9 @@ def test_two_attachments_of_a_pod_to_one_network_keep_each_other_s_rules(
     for _ in range(2):
         masquerade.teardown(first)
         assert sorted(alone) == sorted(packet_filters())
-        assert masquerade.is_set_up(second, addresses[second])
-        assert not masquerade.is_set_up(first, addresses[first])
+        masquerade.check(second, addresses[second])
+        with pytest.raises(CheckFailed, match=f"^{NOT_ALL}$"):
+            masquerade.check(first, addresses[first])
 
     masquerade.teardown(second)
     assert nothing == [line for line in packet_filters() if "10." in line or ETH0.chain in line]
@@ -115,7 +118,7 @@ def test_an_address_of_two_attachments_is_masqueraded_until_both_are_gone(
     masquerade.teardown(NET1)
 
     assert sorted(alone) == sorted(packet_filters())
-    assert masquerade.is_set_up(ETH0, [FOUR])
+    masquerade.check(ETH0, [FOUR])
 
 
 def test_no_network_of_a_pod_is_masqueraded(packet_filters: Rules):
@@ -210,11 +213,12 @@ def test_an_interface_s_name_cannot_break_out_of_its_quotes(packet_filters: Rule
     odd = Owner("net", "c1", """a"';\\b""")
     for backend in BACKENDS:
         masquerade.setup(backend, odd, [FOUR])
-        assert masquerade.is_set_up(odd, [FOUR])
+        masquerade.check(odd, [FOUR])
 
         masquerade.teardown(odd)
 
-        assert not masquerade.is_set_up(odd, [FOUR])
+        with pytest.raises(CheckFailed, match=f"{NOT_ALL}$"):
+            masquerade.check(odd, [FOUR])
     assert not about(packet_filters, "10.1.0.2")
 
 
@@ -355,7 +359,7 @@ def test_the_older_iptables_does_the_same():
     masquerade.collect("net", {("c1", "eth0")})
 
     assert sorted(alone) == sorted(listed())
-    assert masquerade.is_set_up(ETH0, [FOUR, SIX])
+    masquerade.check(ETH0, [FOUR, SIX])
     masquerade.teardown(ETH0)
     assert [] == listed()
 
@@ -397,6 +401,26 @@ def test_teardown_tells_of_a_program_that_fails_where_the_kernel_has_rules_of_ou
     monkeypatch.setenv("PATH", path)
     masquerade.teardown(ETH0)
     assert not [each for each in packet_filters() if "if: " in each or ETH0.chain in each]
+
+
+@each_backend
+def test_what_could_not_be_seen_is_told_only_where_a_rule_is_missing(
+    packet_filters: Rules, backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """It may be there; and of a backend that nobody uses here nobody needs to know that it does not work."""
+    masquerade.setup(backend, ETH0, [FOUR])
+    used, other = ("iptables", "nft") if backend == "iptables" else ("nft", "iptables")
+    failing = Path(script(tmp_path / "bin", "echo short of memory >&2; exit 1"))
+    (failing / "nft").rename(failing / other)
+    monkeypatch.setenv("PATH", str(failing), prepend=":")
+
+    masquerade.check(ETH0, [FOUR])
+    with pytest.raises(CheckFailed, match=f"{NOT_ALL}, {UNSEEN}: run {other} .*: short of memory"):
+        masquerade.check(NET1, [OTHER])
+
+    (failing / other).rename(failing / used)
+    with pytest.raises(CheckFailed, match=f"{NOT_ALL}, {UNSEEN}: run {used} .*: short of memory"):
+        masquerade.check(ETH0, [FOUR])
 
 
 def test_teardown_tells_of_a_table_that_cannot_be_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
