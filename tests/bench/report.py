@@ -84,6 +84,25 @@ def _flat(d: Document) -> float:
     return float(d["pairs"]["mb"][-1] / d["pairs"]["mb"][1])
 
 
+ALONE, ROW = "", f", {IN_A_ROW}"
+
+
+def _slowest(verb: str, manner: str, beside: str) -> Callable[[Document], float]:
+    """Of those that make links: one plugin's time beside the reference's, or the kernel's for any."""
+
+    def of(d: Document) -> float:
+        kinds = [each for each in TYPES if each not in SHARED]
+        theirs = {each: f"reference{manner}/{each}/{verb}" for each in kinds}
+        if beside == "floor":
+            theirs = dict.fromkeys(kinds, f"floor{manner}//{verb}")
+        return max(
+            p50(d, "plugins", f"ours{manner}/{each}/{verb}") / p50(d, "plugins", theirs[each])
+            for each in kinds
+        )
+
+    return of
+
+
 AIMS = (
     Aim("shim alone, no daemon / an empty static program", 1.3, _program("shim, no daemon")),
     Aim(
@@ -110,6 +129,12 @@ AIMS = (
         True,
     ),
     Aim("one more built-in interface / the kernel's", 1.5, lambda d: slope(d, "ours") / slope(d, "floor")),
+    Aim("ADD of one plugin, the worst of four, in a row / reference", 1 / 7, _slowest("ADD", ROW, ""), True),
+    Aim("the same, a pod alone / reference", 1 / 7, _slowest("ADD", ALONE, ""), True),
+    Aim("ADD of one plugin, the worst of four, in a row / the kernel's", 1.5, _slowest("ADD", ROW, "floor")),
+    Aim("the same, a pod alone / the kernel's", 1.5, _slowest("ADD", ALONE, "floor")),
+    Aim("DEL of one plugin, the worst of four, alone / reference", 1 / 6, _slowest("DEL", ALONE, ""), True),
+    Aim("the same / the kernel's announcement", 2.0, _slowest("DEL", ALONE, "floor")),
     Aim("four executed delegates / Multus thick", 0.9, _executed("ours, executed")),
     Aim("the same with parallelAttachments / Multus thick", 0.55, _executed("ours, side by side")),
     Aim("ADD per interface, from 4 to 8 / from 2 to 4", 1.2, _curve),

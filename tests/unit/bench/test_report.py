@@ -97,6 +97,22 @@ def test_pods_in_a_row_are_compared_with_what_others_take_in_a_row(document: dic
     ] == [each.split()[2:] for each in rows]
 
 
+def test_of_four_plugins_the_worst_is_told(document: dict[str, Any]):
+    """Beside the reference of its own type; a device that is moved is none of them."""
+    kinds = {"bridge": (1.0, 8.0), "macvlan": (0.5, 5.0), "ptp": (1.0, 6.0), "tap": (0.5, 8.0)}
+    for manner, factor in (("", 2.0), (", in a row", 1.0)):
+        for each, (ours, theirs) in {**kinds, "host-device": (20.0, 40.0)}.items():
+            document["plugins"] |= samples(f"ours{manner}/{each}/ADD", ms=ours * factor)
+            document["plugins"] |= samples(f"reference{manner}/{each}/ADD", ms=theirs)
+
+    told = report.text(document)
+
+    row = line(told, "ADD of one plugin, the worst of four, in a row / reference").split()[-3:]
+    alone = line(told, "the same, a pod alone / reference").split()[-3:]
+    assert (["1/6.0", "1/7.0", "*"], ["1/3.0", "1/7.0", "*"]) == (row, alone)
+    assert "2.00" == line(told, "ADD of one plugin, the worst of four, in a row / the kernel's").split()[-3]
+
+
 def test_a_large_cluster_is_told_beside_an_empty_one(document: dict[str, Any]):
     """Megabytes and milliseconds alone depend on the machine."""
     text = report.text(document)
