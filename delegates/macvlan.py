@@ -34,13 +34,10 @@ class Macvlan:
         """Create the link in the pod, with its addresses; what failed is removed by delete()."""
         master = self.master.find()
         addresses = self.attachment.addresses.acquire()
-        mac = self.mac or self._new_mac()
-        made = self.master.make(self.attachment.interface, partial(self._request, master, mac))
-        return attach(self.config, self.attachment, made, addresses, mac=mac)
-
-    def _new_mac(self) -> str:
-        """One that needs not be asked for; empty where the link is to have its master's."""
-        return "" if self.mode == OF_ITS_MASTER else link.random_mac()
+        # One of ours needs not be asked for; a link that gets its master's gets it whatever was asked for.
+        own = "" if self.mode == OF_ITS_MASTER else self.mac or link.random_mac()
+        made = self.master.make(self.attachment.interface, partial(self._request, master, own))
+        return attach(self.config, self.attachment, made, addresses, mac=own)
 
     def _request(self, master: Link, mac: str, name: str) -> Request:
         return link.create_macvlan(

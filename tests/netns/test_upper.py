@@ -46,6 +46,24 @@ def test_a_kind_that_the_kernel_does_not_know_is_told(host: Socket):
     assert not link.knows(host, "warp")
 
 
+@pytest.mark.parametrize(("mode", "is_masters"), [("bridge", False), ("passthru", True)])
+@pytest.mark.parametrize("asked", ["", "02:00:5e:00:53:09"])
+def test_a_macvlan_tells_the_mac_that_it_has(
+    pod: PodNetns, master: link.Link, mode: str, asked: str, *, is_masters: bool
+):
+    """In mode passthru it is the master's, whatever was asked for."""
+    keys = {"master": "up0", "mode": mode, "ipam": STATIC} | ({"mac": asked} if asked else {})
+    call = ours("macvlan", pod)
+
+    answer, code = call("ADD", config("macvlan", **keys))
+
+    (told,) = [each["mac"] for each in answer["interfaces"]]
+    assert (0, told) == (code, link.require(pod.socket, "eth0", "link").mac)
+    assert is_masters == (told == master.mac)
+    assert asked in ("", told) or is_masters
+    assert ({}, 0) == call("CHECK", config("macvlan", **keys, prevResult=answer))
+
+
 @pytest.mark.parametrize(("plugin", "keys"), [("ipvlan", {}), ("vlan", {"vlanId": 7}), ("macvlan", {})])
 def test_a_link_that_never_got_its_name_goes(
     plugin: str, keys: dict[str, Any], pod: PodNetns, host: Socket, needs_kind: Needs, master: link.Link
