@@ -262,7 +262,7 @@ class Socket:
         while indexes:
             for header, body in self._receive(request):
                 _, kind, flags, answered, _ = header
-                if kind == RTM_DELLINK and body[HEADER.size] == AF_UNSPEC:
+                if kind == RTM_DELLINK and body[HEADER_BYTES] == AF_UNSPEC:
                     indexes.discard(_index_of(body))
                 elif kind == NLMSG_ERROR and answered == sequence:
                     number, extack = _error_of(flags, body)
@@ -392,7 +392,7 @@ def split(data: bytes) -> list[tuple[Header, bytes]]:
 
 def _index_of(body: bytes) -> int:
     """Of the link that a message is about (struct ifinfomsg)."""
-    return int(struct.unpack_from("=i", body, HEADER.size + 4)[0])
+    return int(struct.unpack_from("=i", body, HEADER_BYTES + 4)[0])
 
 
 def _error_of(flags: int, body: bytes) -> tuple[int, str]:
@@ -400,10 +400,10 @@ def _error_of(flags: int, body: bytes) -> tuple[int, str]:
     (code,) = CODE.unpack_from(body, HEADER_BYTES)
     if not flags & NLM_F_ACK_TLVS:
         return -code, ""
-    offset = HEADER.size + 4
+    offset = HEADER_BYTES + 4
     if struct.unpack_from("=H", body, 4)[0] == NLMSG_ERROR:
         (inner,) = struct.unpack_from("=I", body, offset)
-        offset += HEADER.size if flags & NLM_F_CAPPED else (inner + 3) & ~3
+        offset += HEADER_BYTES if flags & NLM_F_CAPPED else (inner + 3) & ~3
     while offset + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, offset)
         if length < 4:

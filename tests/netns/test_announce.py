@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address, ip_interface
 
 import pytest
+from pytest_mock import MockerFixture
 
 from meta_cni.cni.errors import KernelError
 from meta_cni.cni.result import IPConfig
@@ -113,6 +114,30 @@ def test_a_failing_announcement_is_told_and_the_others_go_out(namespaces: Namesp
 
     assert ["announce fd00::9 on net1: Cannot assign requested address"] == [each.message for each in errors]
     assert frame(wire, ETH_P_ARP, ip_address("10.0.0.2").packed)
+
+
+def test_one_packet_socket_is_for_all_that_a_request_announces(namespaces: Namespaces, wire: sockets.socket):
+    """To close each of them takes the kernel 10 ms."""
+    left: Left = []
+    wanted = [IPConfig(ip_interface("10.0.0.2/24"))]
+
+    for _ in range(2):
+        assert [] == netns.run_in(namespaces.pod_fd, lambda: configure.tell("net1", wanted, left))
+
+    assert 1 == len(left)
+    left[0].close()
+
+
+def test_no_packet_socket_to_be_had_is_told_and_leaves_nothing(namespaces: Namespaces, mocker: MockerFixture):
+    """A node may be out of descriptors."""
+    left: Left = []
+    wanted = [IPConfig(ip_interface("10.0.0.2/24"))]
+    mocker.patch.object(sockets.socket, "__init__", side_effect=OSError(errno.EMFILE, "no"))
+
+    errors = netns.run_in(namespaces.pod_fd, lambda: configure.tell("net1", wanted, left))
+
+    assert ["announce 10.0.0.2 on net1: Too many open files"] == [each.message for each in errors]
+    assert [] == left
 
 
 def test_an_interface_that_is_gone_is_no_reason_to_fail(namespaces: Namespaces):

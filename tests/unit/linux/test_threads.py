@@ -56,10 +56,10 @@ def test_what_takes_long_holds_nothing_up():
     may_end.set()
 
 
-def test_few_wait_for_more(mocker):
-    """A burst has an end."""
+def test_few_wait_for_more(idle: list[SimpleQueue[threads.Work]], mocker):
+    """A burst has an end, and who is one too many does not wait for it."""
     mocker.patch.object(threads, "MOST_IDLE", 2)
-    mocker.patch.object(threads, "LINGER_S", 2)
+    mocker.patch.object(threads, "LINGER_S", 2 * WAIT_S)
     together = threading.Barrier(6)
     seen: list[int] = []
 
@@ -71,7 +71,12 @@ def test_few_wait_for_more(mocker):
         threads.do(work)
     together.wait(WAIT_S)
 
-    until(lambda: len(seen) == 5 and sum(os.path.exists(f"/proc/self/task/{each}") for each in seen) <= 2)
+    try:
+        until(lambda: len(seen) == 5 and sum(os.path.exists(f"/proc/self/task/{each}") for each in seen) <= 2)
+    finally:
+        mocker.patch.object(threads, "LINGER_S", 0)
+        while idle:
+            threads.do(lambda: None)
 
 
 def test_who_is_found_at_the_last_moment_does_the_work(mocker):
